@@ -32,7 +32,7 @@ from distilray.config.paths import expand_home
 from distilray.config.recipe import validate_recipe
 from distilray.corpus.chunks import Chunk, check_inputs, plan_chunks, source_files
 from distilray.corpus.extraction import Extraction, ScreeningData
-from distilray.corpus.sources.ranges import TruncatedFileError
+from distilray.corpus.sources.raw_documents import TruncatedFileError
 from distilray.errors import InputError, reading
 from distilray.pretraining_data.corpus_reader import Corpus, document_tables
 from distilray.pretraining_data.masking import Masker

@@ -66,7 +66,7 @@ def anonymous():
 def peak_of(folder):
     shards = ShardSet(folder, "train")
     plan, peak = SamplePlan(shards.shard_rows, 500, seed=1, window_rows=8000), 0
-    for step in range(plan.rows // 500):
+    for step in range(plan.total_rows // 500):
         planned = plan.step_rows(step)
         for positions in micro_batches(shards.lengths(planned.rows), num_workers=1, micro_batch_size=50):
             collate(shards, planned.take(positions), pad_id=0)

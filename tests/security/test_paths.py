@@ -42,7 +42,7 @@ def test_the_cache_creates_no_file_for_an_invalid_hash(tmp_path: Path, sha256: s
     cache = ShardCache(CacheConfig(directory=str(tmp_path / "above" / "cache")))
     (tmp_path / "above").mkdir()
     with pytest.raises(InputError, match="no sha256"):
-        cache.local("s3://data/shard.arrow", {"sha256": sha256})
+        cache.download("s3://data/shard.arrow", {"sha256": sha256})
     assert [file for file in tmp_path.rglob("*") if file.is_file()] == []
 
 

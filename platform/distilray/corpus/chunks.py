@@ -12,7 +12,7 @@ from distilray.config.corpus import BuildCorpusConfig, Source
 from distilray.config.sample import resolve_sample
 from distilray.corpus.sources.kinds import SOURCE_KINDS
 from distilray.corpus.sources.other_formats import suggested_fix
-from distilray.corpus.sources.ranges import EMPTY, TruncatedFileError
+from distilray.corpus.sources.raw_documents import EMPTY, TruncatedFileError
 from distilray.errors import InputError
 from distilray.formats.lines import FileRange
 from distilray.formats.streams import EmptyFileError, split_suffix
@@ -24,7 +24,7 @@ _MB = 1 << 20
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file of a source: `source` indexes the sources of the recipe, `name` is the `file` column of its documents."""
+    """A file of a source. `source` is an index into the sources of the recipe; `name` becomes the `file` column."""
 
     source: int
     uri: str
@@ -42,7 +42,7 @@ class Chunk:
     @property
     def stored_bytes(self) -> int:
         """Size of the ranges as stored."""
-        return sum(each.stored_bytes for each in self.ranges)
+        return sum(file_range.stored_bytes for file_range in self.ranges)
 
     def to_json(self) -> dict[str, Any]:
         """Return the chunk as JSON types, to send it to a worker."""
@@ -51,7 +51,7 @@ class Chunk:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Chunk":
         """Rebuild a chunk from `to_json`."""
-        return cls(values["number"], values["source"], tuple(FileRange(**each) for each in values["ranges"]))
+        return cls(values["number"], values["source"], tuple(FileRange(**fields) for fields in values["ranges"]))
 
 
 def source_files(config: BuildCorpusConfig) -> list[SourceFile]:
@@ -102,10 +102,10 @@ def check_inputs(config: BuildCorpusConfig, files: list[SourceFile]) -> int:
         empty = list(threads.map(is_empty, files))
         sizes = list(threads.map(storage.file_size, [file.uri for file in files]))
     for number, source in enumerate(config.sources):
-        of_source = [flag for file, flag in zip(files, empty, strict=True) if file.source == number]
-        if all(of_source):
-            problem = "the file is empty" if len(of_source) == 1 else f"all {len(of_source):,} files are empty"
-            raise InputError(f"{source.path}: {problem}; remove this source, or write its files again")
+        flags = [flag for file, flag in zip(files, empty, strict=True) if file.source == number]
+        if all(flags):
+            problem = "the file is empty" if len(flags) == 1 else f"all {len(flags):,} files are empty"
+            raise InputError(f"{source.path}: {problem}; remove this source, or replace its files")
     return sum(size or 0 for size in sizes)
 
 
@@ -115,28 +115,28 @@ def plan_chunks(config: BuildCorpusConfig, files: list[SourceFile]) -> list[Chun
 
     def split(file: SourceFile) -> list[FileRange]:
         source = config.sources[file.source]
-        ranges = SOURCE_KINDS[source.kind].file_ranges(source, file.uri, file.name, chunk_bytes=chunk_bytes)
-        return ranges or [FileRange(file.uri, file.name, 0, 0, EMPTY, 0)]
+        file_ranges = SOURCE_KINDS[source.kind].file_ranges(source, file.uri, file.name, chunk_bytes=chunk_bytes)
+        return file_ranges or [FileRange(file.uri, file.name, 0, 0, EMPTY, 0)]
 
     with ThreadPoolExecutor(storage.READ_THREADS) as threads:
-        ranges = list(threads.map(split, files))
+        ranges_by_file = list(threads.map(split, files))
     packed: list[tuple[int, list[FileRange]]] = []
-    room = 0
-    for file, of_file in zip(files, ranges, strict=True):
-        for file_range in of_file:
+    room = 0  # bytes
+    for file, file_ranges in zip(files, ranges_by_file, strict=True):
+        for file_range in file_ranges:
             if not packed or packed[-1][0] != file.source or file_range.stored_bytes > room:
                 packed.append((file.source, []))
                 room = chunk_bytes
             packed[-1][1].append(file_range)
             room -= file_range.stored_bytes
-    return [Chunk(number, source, tuple(of_chunk)) for number, (source, of_chunk) in enumerate(packed)]
+    return [Chunk(number, source, tuple(ranges)) for number, (source, ranges) in enumerate(packed)]
 
 
 def _files(source: Source) -> list[tuple[str, str]]:
     """Return the URI and name of each file of a source. In folders and patterns, files of other kinds are skipped."""
     path = resolve_sample(source.path)
     if "://" not in path:
-        path = os.path.abspath(path)  # workers have other working directories
+        path = os.path.abspath(path)  # workers have different working directories
     files = find_files(path)
     if "*" not in path and not storage.is_folder(path):
         if fix := suggested_fix(path):

@@ -1,6 +1,6 @@
 """Decontamination: evaluation files and the word n-grams that documents share with them.
 
-The criterion is that of Brown et al. (2020), appendix C.
+Follows Brown et al. (2020), appendix C.
 """
 
 import itertools
@@ -30,8 +30,7 @@ from distilray.runtime.seeding import UInt64Array
 MAX_SETS = 64  # one bit each in a 64-bit mask
 _PREFIXES_PER_HASH = 8  # size of the prefix table; it then rules out about 7 of 8 n-grams
 
-# The train split is not used for evaluation.
-_EVALUATED = re.compile(r"dev|test|validation", re.IGNORECASE)
+_EVALUATION_SPLIT = re.compile(r"dev|test|validation", re.IGNORECASE)
 _SPLIT = re.compile(r"(?:dev|test|train|validation)(?![^\W_])", re.IGNORECASE)
 
 
@@ -64,10 +63,10 @@ def read_evaluation_ngrams(paths: Sequence[str], *, ngram_words: int) -> Evaluat
     """
     arrays_by_set: dict[str, list[UInt64Array]] = {}
     for path in paths:
-        of_path = [(name, _file_ngrams(uri, ngram_words)) for name, uri in evaluation_files(path)]
-        if not any(ngrams.size for _, ngrams in of_path):
+        ngrams_by_file = [(name, _file_ngrams(uri, ngram_words)) for name, uri in evaluation_files(path)]
+        if not any(ngrams.size for _, ngrams in ngrams_by_file):
             raise InputError(f"{path}: no text of {ngram_words} words; choose a smaller decontamination.ngram_words")
-        for name, ngrams in of_path:
+        for name, ngrams in ngrams_by_file:
             arrays_by_set.setdefault(name, []).append(ngrams)
     if len(arrays_by_set) > MAX_SETS:
         raise InputError(
@@ -84,9 +83,9 @@ def matching_sets(ngrams: EvaluationNgrams, sentences: Sequence[str]) -> int:
 
 
 def matching_sets_by_sentence(ngrams: EvaluationNgrams, sentences: Sequence[str]) -> list[int]:
-    """Return a mask as in `matching_sets` for each sentence: the sets of the shared n-grams that overlap it."""
+    """Return the bit mask of each sentence: the sets of the shared n-grams that overlap it."""
     masks = [0] * len(sentences)
-    sentence_of = np.repeat(np.arange(len(sentences)), [len(normalized_words([one]).split()) for one in sentences])
+    sentence_of = np.repeat(np.arange(len(sentences)), [len(normalized_words([text]).split()) for text in sentences])
     words = hash_words(normalized_words(sentences))
     ends = words.ngram_ends(ngrams.ngram_words)
     for start, sets in zip(*_hits(ngrams, words), strict=True):
@@ -96,7 +95,7 @@ def matching_sets_by_sentence(ngrams: EvaluationNgrams, sentences: Sequence[str]
 
 
 def _hits(ngrams: EvaluationNgrams, words: HashedWords) -> tuple[NDArray[np.intp], UInt64Array]:
-    """Return the index of the first word (hits,) and the sets (hits,) of each shared n-gram."""
+    """Return the index of the first word (hits,) and the bit mask (hits,) of each shared n-gram."""
     hashes = ngram_hashes(words, ngrams.ngram_words)
     candidates = np.flatnonzero(np.take(ngrams.prefixes, _prefix(hashes, ngrams.prefixes.size)))
     hashes = hashes[candidates]
@@ -134,15 +133,15 @@ def evaluation_files(path: str) -> list[tuple[str, str]]:
     Raises:
         InputError: if there is no readable evaluation file.
     """
-    known = [uri for uri in find_files(path) if _suffix(uri) in _READERS]
-    if not known:
+    supported = [uri for uri in find_files(path) if _suffix(uri) in _READERS]
+    if not supported:
         raise InputError(f"{path}: no evaluation file found; supported suffixes are {', '.join(_READERS)}")
     if not storage.is_folder(path):
-        return [(_folder(uri) if _SPLIT.match(_name(uri)) else _stem(uri), uri) for uri in known]
-    evaluated = [(_folder(uri), uri) for uri in known if _EVALUATED.match(_name(uri))]
-    if not evaluated:
+        return [(_folder(uri) if _SPLIT.match(_name(uri)) else _stem(uri), uri) for uri in supported]
+    evaluation = [(_folder(uri), uri) for uri in supported if _EVALUATION_SPLIT.match(_name(uri))]
+    if not evaluation:
         raise InputError(f"{path}: no file name starts with dev, test or validation; list the files themselves")
-    return evaluated
+    return evaluation
 
 
 def read_texts(uri: str) -> Iterator[str]:

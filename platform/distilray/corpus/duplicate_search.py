@@ -1,7 +1,7 @@
 """Corpus-wide duplicate search, divided into independent searches.
 
-Each search reads one column of keys and keeps only a slice of its values, so no node ever has to hold the keys of the
-whole corpus.
+Each search reads one column of keys and keeps only one slice of the key space, so that no node needs to hold the keys
+of the whole corpus.
 """
 
 import itertools
@@ -20,7 +20,7 @@ from distilray.errors import reading
 from distilray.runtime import storage
 from distilray.runtime.seeding import UInt64Array
 
-# In the order of the stages. A stage ignores the documents that earlier stages dropped.
+# In the order in which the stages run. Each ignores the documents that earlier stages dropped.
 DUPLICATE_REASONS = ("duplicate_id", "exact_duplicate", "near_duplicate")
 _DUPLICATES_FOLDER = "work/duplicates"
 _SLICE_DOCUMENTS = 4_000_000  # documents per search; their keys take about 100 MB

@@ -1,4 +1,4 @@
-"""Exact and near duplicates: fingerprints of documents, and the choice of the documents to drop.
+"""Exact and near duplicates: fingerprints of documents, and selection of the documents to drop.
 
 Near duplicates are found with MinHash (Broder 1997), in the variant of the `rensa` package (Dahlgaard, Knudsen, Thorup
 2017), and banded locality-sensitive hashing (Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, ch. 3).
@@ -17,8 +17,8 @@ from distilray.runtime.seeding import UInt64Array, hash_integers
 
 _SEED = 0x6475706C
 _COLLISION = 1 / 256  # probability that two unrelated values share their low byte
-_REPRESENTATIVES = 64
-_ROWS = 1 << 15  # signatures compared per step, about 8 MB
+_MAX_REPRESENTATIVES = 64  # kept documents of a bucket that later ones are compared with
+_BLOCK_ROWS = 1 << 15  # signatures compared per step, about 8 MB
 
 UInt8Array = NDArray[np.uint8]
 DuplicatePairs = tuple[UInt64Array, UInt64Array]
@@ -56,7 +56,7 @@ def pack_signatures(signatures: NDArray[np.uint32]) -> UInt8Array:
 
 
 def similarity(left: UInt8Array, right: UInt8Array) -> NDArray[np.float64]:
-    """Estimate the Jaccard similarity (...) of packed signatures (..., length). Unrelated pairs may get less than 0.
+    """Estimate the Jaccard similarity (...) of packed signatures (..., length). Can be negative for unrelated pairs.
 
     The standard error is 0.035 at similarity 0.8 and length 128, the same as for unpacked signatures.
     """
@@ -76,7 +76,7 @@ def rows_with_shared_keys(ordinals: UInt64Array, keys: UInt64Array) -> NDArray[n
 
 
 def exact_duplicates(ordinals: UInt64Array, keys: UInt64Array) -> DuplicatePairs:
-    """Return the ordinals of dropped documents, sorted, and for each the earliest document with the same key.
+    """Return the ordinals of the documents to drop, sorted, and for each the earliest document with the same key.
 
     Args:
         ordinals: (rows,) in any order.
@@ -92,7 +92,7 @@ def exact_duplicates(ordinals: UInt64Array, keys: UInt64Array) -> DuplicatePairs
 def near_duplicates(
     ordinals: UInt64Array, keys: UInt64Array, packed: UInt8Array, *, threshold: float
 ) -> DuplicatePairs:
-    """Return the ordinals of dropped documents, sorted, and for each the earliest similar document of its bucket.
+    """Return the ordinals of the documents to drop, sorted, and for each the earliest similar document of its bucket.
 
     In corpus order, a document is kept unless it is similar to one that was kept before. It is compared only with the
     first 64 kept documents of its bucket, so that a bucket of 100,000 similar documents takes linear time.
@@ -105,7 +105,7 @@ def near_duplicates(
     """
     rows = rows_with_shared_keys(ordinals, keys)
     dropped, kept = [rows[:0]], [rows[:0]]
-    for _ in range(_REPRESENTATIVES):
+    for _ in range(_MAX_REPRESENTATIVES):
         starts, buckets = _buckets(keys[rows])
         first = rows[starts][buckets]
         similar = _are_similar(packed, first, rows, threshold) & (first != rows)
@@ -138,7 +138,7 @@ def _are_similar(
     packed: UInt8Array, left: NDArray[np.intp], right: NDArray[np.intp], threshold: float
 ) -> NDArray[np.bool_]:
     similar = np.empty(left.size, dtype=bool)
-    for start in range(0, left.size, _ROWS):
-        block = slice(start, start + _ROWS)
+    for start in range(0, left.size, _BLOCK_ROWS):
+        block = slice(start, start + _BLOCK_ROWS)
         similar[block] = similarity(packed[left[block]], packed[right[block]]) >= threshold
     return similar

@@ -22,7 +22,7 @@ from distilray.corpus.filters import count_basic_tokens, text_drop_reason
 from distilray.corpus.quality import count_holes, count_residue
 from distilray.corpus.sentences import split_sentences
 from distilray.corpus.sources.kinds import SOURCE_KINDS
-from distilray.corpus.sources.ranges import EMPTY, HEADING, RawDocument
+from distilray.corpus.sources.raw_documents import EMPTY, HEADING, RawDocument
 from distilray.corpus.wikitext.arguments import HOLE, UNKNOWN, unknown_names
 from distilray.corpus.wikitext.cleaning import count_templates
 from distilray.corpus.writing_systems import count_words
@@ -36,7 +36,7 @@ _MB = 1 << 20
 _BATCH_BYTES = 2 * _MB  # clean text per written batch
 _KEY = pa.binary(16)
 
-# Columns that a work file adds to those of a document. With near-duplicate search, band keys and signatures follow.
+# Columns of a work file besides those of a document. The near-duplicate search adds band keys and signatures.
 _COUNT_FIELDS = [(name, pa.int64()) for name in ("words", "tokens", "residue", "holes")]
 _COUNTED = pa.schema([*_COUNT_FIELDS, ("id_key", _KEY), ("text_key", _KEY)])
 
@@ -59,10 +59,10 @@ class ChunkCounts:
         refused: quarantined documents.
         lost_bytes: stored bytes that damage made unreadable.
         text_bytes: UTF-8 size of the documents before cleaning.
-        unknown_templates: uses inside sentences of templates without a rule, for a limited number of names.
+        unknown_templates: uses of templates without a rule inside sentences, by name; see `count_templates`.
         quarantined: quarantine entries by reason: refused documents and damaged sections of files.
         contaminated: documents that share an n-gram with an evaluation set, by set.
-        seconds: wall-clock time by step. Like `cpu_seconds`, it differs between runs.
+        seconds: wall-clock time by step; like `cpu_seconds`, not reproducible.
     """
 
     number: int
@@ -102,7 +102,7 @@ def extract_chunk(
     clock: Callable[[], float] = time.perf_counter,
 ) -> ChunkCounts:
     """Write the documents and the quarantine of a chunk and return its counts."""
-    # Parsing creates many small objects without cycles. Collecting less often saves the time to traverse them.
+    # Parsing creates many small objects without cycles. Collect garbage less often, because traversing them is slow.
     gc.set_threshold(20_000, 10, 10)
     extraction = Extraction(chunk, config, screening, clock)
     cpu_start = time.process_time()
@@ -176,7 +176,7 @@ class Extraction:
     def _raw_documents(self) -> Iterator[tuple[str, RawDocument]]:
         limit = int(self._config.max_document_mb * _MB)
         for file_range in self._chunk.ranges:
-            documents = iter(self._documents(file_range, limit))
+            documents = iter(self._read_documents(file_range, limit))
             while True:
                 with self.timed("read"):
                     raw = next(documents, None)
@@ -191,8 +191,8 @@ class Extraction:
                     self.counts.sentences_dropped[HEADING] += raw.headings
                 yield file_range.name, raw
 
-    def _documents(self, file_range: FileRange, limit: int) -> Iterator[RawDocument | BadRow]:
-        """Yield the documents of a range. A file without documents counts as one dropped document."""
+    def _read_documents(self, file_range: FileRange, limit: int) -> Iterator[RawDocument | BadRow]:
+        """Yield the documents of a range; a single dropped document if the file has none."""
         documents = self._kind.read_documents(self._source, file_range, max_document_bytes=limit)
         first = None if file_range.form == EMPTY else next(documents, None)
         if first is not None:

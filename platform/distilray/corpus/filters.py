@@ -15,25 +15,25 @@ from distilray.corpus.writing_systems import COMBINING_MARKS, SOUTH_EAST_ASIAN, 
 from distilray.errors import InputError
 
 _ASCII = bytes(range(128))
-_NO_LETTERS = bytes(set(range(256)) - set(string.ascii_letters.encode()))
-_SPACES_AND_OTHERS = bytes(code for code in range(256) if code >= 128 or chr(code).isspace())
+_NON_LETTERS = bytes(set(range(256)) - set(string.ascii_letters.encode()))
+_SPACES_AND_NON_ASCII = bytes(code for code in range(256) if code >= 128 or chr(code).isspace())
 _ENDS = (".", "!", "?", "…")
-_CLOSING = "\"')]}”’»›“‘«‹）」』】》〉〕］"  # noqa: RUF001 - the signs themselves
-# Sentence ends in other scripts. Greek uses a semicolon as question mark; Thai and related scripts need no sign.
-_OTHER_END = re.compile(rf"(?:[。！？｡．‼⁇⁈⁉।॥؟۔։።፧။។៕།༎᠃꓿]|[\u0370-\u03ff];|[{SOUTH_EAST_ASIAN}])\Z")  # noqa: RUF001
+_CLOSING = "\"')]}”’»›“‘«‹）」』】》〉〕］"  # noqa: RUF001
+# Sentence ends in other scripts. Greek uses a semicolon as question mark; Thai and related scripts do not mark it.
+_NON_LATIN_END = re.compile(rf"(?:[。！？｡．‼⁇⁈⁉।॥؟۔։።፧။។៕།༎᠃꓿]|[\u0370-\u03ff];|[{SOUTH_EAST_ASIAN}])\Z")  # noqa: RUF001
 _MARK = re.compile(f"[{COMBINING_MARKS}]")
 
-# Signs that are tokens of their own: ASCII and other punctuation, and Han characters.
-_SIGNS = r"!-/:-@\[-`{-~¡§«¶·»¿‐-‧‰-⁞、-〃〈-】！？㐀-䶿一-鿿豈-﫿"  # noqa: RUF001
-_BASIC_TOKEN = re.compile(rf"[{_SIGNS}]|[^\s{_SIGNS}]+")
-_ASCII_SIGNS = string.punctuation.encode()
-_SIGNS_TO_SPACES = bytes.maketrans(_ASCII_SIGNS, b" " * len(_ASCII_SIGNS))
-_NO_SIGNS = bytes(set(range(256)) - set(_ASCII_SIGNS))
+# Characters that form their own token: punctuation of ASCII and other scripts, and Han characters.
+_SEPARATE_CHARACTERS = r"!-/:-@\[-`{-~¡§«¶·»¿‐-‧‰-⁞、-〃〈-】！？㐀-䶿一-鿿豈-﫿"  # noqa: RUF001
+_BASIC_TOKEN = re.compile(rf"[{_SEPARATE_CHARACTERS}]|[^\s{_SEPARATE_CHARACTERS}]+")
+_ASCII_PUNCTUATION = string.punctuation.encode()
+_PUNCTUATION_TO_SPACES = bytes.maketrans(_ASCII_PUNCTUATION, b" " * len(_ASCII_PUNCTUATION))
+_NON_PUNCTUATION = bytes(set(range(256)) - set(_ASCII_PUNCTUATION))
 
-# Prefix lengths in characters, tried until the model is confident. It only reads about 2 MB/s.
+# Prefix lengths in characters, tried until the model is confident, because it only processes about 2 MB/s.
 _PREFIX_LENGTHS = (128, 512, 2000)
-_CONFIDENT = 0.9
-_LABELS = {"nb": "no", "fil": "tl"}  # codes that the model spells differently
+_CONFIDENT_PROBABILITY = 0.9
+_MODEL_CODES = {"nb": "no", "fil": "tl"}  # language codes that differ in the model
 
 
 def text_drop_reason(sentences: Sequence[str], config: FilterConfig) -> str | None:
@@ -42,12 +42,12 @@ def text_drop_reason(sentences: Sequence[str], config: FilterConfig) -> str | No
 
 
 def count_basic_tokens(sentences: Sequence[str]) -> int:
-    """Count the tokens of BERT's basic tokenizer, words and single signs, before WordPiece (Devlin et al. 2019)."""
+    """Count the tokens of BERT's basic tokenizer, words and punctuation, before WordPiece (Devlin et al. 2019)."""
     others = " ".join(sentence for sentence in sentences if not sentence.isascii())
     # ASCII is counted as bytes, for speed.
     text = " ".join(sentence for sentence in sentences if sentence.isascii()).encode()
-    words = len(text.translate(_SIGNS_TO_SPACES).split())
-    return len(_BASIC_TOKEN.findall(others)) + words + len(text.translate(None, _NO_SIGNS))
+    words = len(text.translate(_PUNCTUATION_TO_SPACES).split())
+    return len(_BASIC_TOKEN.findall(others)) + words + len(text.translate(None, _NON_PUNCTUATION))
 
 
 def histogram_bin(words: int) -> int:
@@ -59,9 +59,9 @@ def _letter_fraction(sentences: Sequence[str]) -> float:
     # ASCII is counted as bytes, for speed.
     text = "".join(sentences).encode(errors="replace")
     others = text.translate(None, _ASCII).decode()
-    signs = len(text.translate(None, _SPACES_AND_OTHERS)) + sum(not sign.isspace() for sign in others)
-    letters = len(text.translate(None, _NO_LETTERS)) + sum(map(str.isalpha, others)) + len(_MARK.findall(others))
-    return letters / signs if signs else 0.0
+    characters = len(text.translate(None, _SPACES_AND_NON_ASCII)) + sum(not char.isspace() for char in others)
+    letters = len(text.translate(None, _NON_LETTERS)) + sum(map(str.isalpha, others)) + len(_MARK.findall(others))
+    return letters / characters if characters else 0.0
 
 
 def _list_fraction(sentences: Sequence[str]) -> float:
@@ -70,7 +70,7 @@ def _list_fraction(sentences: Sequence[str]) -> float:
 
 def _has_end(sentence: str) -> bool:
     closed = sentence.rstrip(_CLOSING)
-    return closed.endswith(_ENDS) or (not closed.isascii() and _OTHER_END.search(closed) is not None)
+    return closed.endswith(_ENDS) or (not closed.isascii() and _NON_LATIN_END.search(closed) is not None)
 
 
 def _repeated_fraction(sentences: Sequence[str]) -> float:
@@ -103,7 +103,7 @@ def detect_language(text: str) -> tuple[str, float]:
     """
     for length in _PREFIX_LENGTHS:
         language, probability = _identifier().classify(text[:length])
-        if probability >= _CONFIDENT or len(text) <= length:
+        if probability >= _CONFIDENT_PROBABILITY or len(text) <= length:
             break
     return language, probability
 
@@ -111,7 +111,7 @@ def detect_language(text: str) -> tuple[str, float]:
 def is_language(text: str, language: str, *, min_probability: float) -> bool:
     """Return True if a text is in a language with at least the given probability."""
     most_likely, probability = detect_language(text)
-    return most_likely == _LABELS.get(language, language) and probability >= min_probability
+    return most_likely == _MODEL_CODES.get(language, language) and probability >= min_probability
 
 
 def check_language(language: str) -> None:
@@ -120,12 +120,12 @@ def check_language(language: str) -> None:
     Raises:
         InputError: if the model does not know the language.
     """
-    known = sorted({*_identifier().labels, *_LABELS})
+    known = sorted({*_identifier().labels, *_MODEL_CODES})
     if language not in known:
         raise InputError(f"filters.language: '{language}' is not a known language; choose one of {', '.join(known)}")
 
 
 @cache
 def _identifier() -> LanguageIdentifier:
-    # Loading takes half a second and 120 MB: once per process, and only if a recipe sets a language.
+    # Loading takes half a second and 120 MB, so it is done once per process and only if a recipe sets a language.
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

@@ -1,8 +1,8 @@
 """Corpus building with Ray: plan and driver of `jobs.build_corpus`.
 
 One task per chunk of input reads, cleans and filters its documents. Duplicates are then searched across all chunks, and
-the remaining documents are published. The driver only handles counts. An interrupted run resumes with the pieces that
-are not complete, and produces the same corpus.
+the remaining documents are published. The driver only handles counts. An interrupted run resumes with its incomplete
+pieces and produces the same corpus.
 """
 
 import functools
@@ -33,11 +33,11 @@ from distilray.runtime.session import ray_session
 REPORT_FILE = "corpus_report.json"
 QUARANTINE_FILE = "quarantine.jsonl"
 _MB = 1 << 20
-_LISTED = 20  # quarantine entries shown in the error message
+_MAX_LISTED = 20  # quarantine entries shown in the error message
 # MB of stored dump processed per core and second, measured with bz2 input on a 2-core machine.
 _STORED_MB_PER_CORE_S = 1.2
 
-Values = dict[str, Any]
+JsonObject = dict[str, Any]
 
 
 def plan_corpus(config: BuildCorpusConfig) -> Mapping[str, object]:
@@ -87,7 +87,7 @@ def build_corpus(config: BuildCorpusConfig, folder: RunFolder) -> Outcome:
     quarantines: list[str] = []
     with ray_session(config.ray):
         screening = _screening_data(config)
-        extracted: list[Values] = []
+        extracted: list[JsonObject] = []
         for record in _extract(chunks, config, screening):
             reports[record["source"]].add_chunk(record)
             extracted.append({name: record[name] for name in ("number", "source", "documents", "file_bytes")})
@@ -98,7 +98,7 @@ def build_corpus(config: BuildCorpusConfig, folder: RunFolder) -> Outcome:
         if not groups:
             raise InputError(f"sources: {summary(reports)}; add other sources or relax filters")
         _search_duplicates(groups, config, sum(report.read for report in reports))
-        outputs: Values = {}
+        outputs: JsonObject = {}
         for record in _publish(groups, config):
             reports[record["source"]].add_group(record)
             outputs.update(record["outputs"])
@@ -127,7 +127,7 @@ def _read_tokenizer(uri: str | None) -> str | None:
     return text
 
 
-def _extract(chunks: Sequence[Chunk], config: BuildCorpusConfig, screening: ScreeningData) -> Iterator[Values]:
+def _extract(chunks: Sequence[Chunk], config: BuildCorpusConfig, screening: ScreeningData) -> Iterator[JsonObject]:
     sizes = {chunk.number: chunk.stored_bytes for chunk in chunks}
     return run_pieces(
         [chunk.to_json() for chunk in chunks],
@@ -155,7 +155,7 @@ def _search_duplicates(groups: Sequence[ChunkGroup], config: BuildCorpusConfig, 
         )
 
 
-def _publish(groups: Sequence[ChunkGroup], config: BuildCorpusConfig) -> Iterator[Values]:
+def _publish(groups: Sequence[ChunkGroup], config: BuildCorpusConfig) -> Iterator[JsonObject]:
     return run_pieces(
         [asdict(group) for group in groups],
         functools.partial(_publish_task, config=config),
@@ -167,20 +167,20 @@ def _publish(groups: Sequence[ChunkGroup], config: BuildCorpusConfig) -> Iterato
     )
 
 
-def _extract_task(item: Values, *, config: BuildCorpusConfig, screening: Any) -> Values:
+def _extract_task(item: JsonObject, *, config: BuildCorpusConfig, screening: Any) -> JsonObject:
     chunk = Chunk.from_json(item)
-    files = list(dict.fromkeys(each.uri for each in chunk.ranges))
-    for uri in files:  # a source may be an output of another run
+    files = list(dict.fromkeys(file_range.uri for file_range in chunk.ranges))
+    for uri in files:  # a source may be the output of another run
         verify_file(uri)
     with reading(", ".join(files[:3])):
         return vars(extract_chunk(chunk, config, config.run_dir, ray.get(screening)))
 
 
-def _search_task(item: Values, *, config: BuildCorpusConfig, chunks: Any) -> Values:
+def _search_task(item: JsonObject, *, config: BuildCorpusConfig, chunks: Any) -> JsonObject:
     return {"dropped": run_search(DuplicateSearch(**item), config, config.run_dir, ray.get(chunks))}
 
 
-def _publish_task(item: Values, *, config: BuildCorpusConfig) -> Values:
+def _publish_task(item: JsonObject, *, config: BuildCorpusConfig) -> JsonObject:
     group = ChunkGroup(item["number"], item["source"], tuple(item["chunks"]))
     return vars(publish_group(group, config.run_dir, file_bytes=int(config.file_mb * _MB)))
 
@@ -196,7 +196,7 @@ def _check_quarantine(config: BuildCorpusConfig, quarantines: Sequence[str], rep
         for uri in quarantines:
             data = storage.read_bytes(uri)
             file.write(data)
-            listed += data.decode().splitlines()[: _LISTED - len(listed)]
+            listed += data.decode().splitlines()[: _MAX_LISTED - len(listed)]
     limit = config.fault_tolerance.max_bad_fraction
     allows_truncated = config.fault_tolerance.allows_truncated_files
     truncated = [report for report in reports if report.quarantined[CUT_SHORT] and not allows_truncated]
@@ -214,7 +214,7 @@ def _check_quarantine(config: BuildCorpusConfig, quarantines: Sequence[str], rep
 
 
 def _write_report(folder: RunFolder, reports: Sequence[SourceReport], screening: ScreeningData) -> None:
-    unit = "tokens of the tokenizer" if screening.tokenizer_json else "basic tokens (words and signs)"
+    unit = "tokens of the tokenizer" if screening.tokenizer_json else "basic tokens (words and punctuation)"
     sets = screening.evaluation.names if screening.evaluation else ()
     report = corpus_report(reports, token_unit=unit, evaluation=sets)
     storage.write_bytes(folder.path(REPORT_FILE), report_bytes(report))

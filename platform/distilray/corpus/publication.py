@@ -52,24 +52,29 @@ class GroupCounts:
 
 
 def plan_groups(records: Iterable[Mapping[str, Any]], *, file_bytes: int) -> list[ChunkGroup]:
-    """Group chunks, given by their counts, into about `file_bytes` of documents each, in the order of the corpus."""
+    """Group consecutive chunks with about `file_bytes` of documents in total.
+
+    Args:
+        records: `ChunkCounts` of the chunks, in the order of the corpus.
+        file_bytes: target size of a group.
+    """
     groups: list[tuple[int, list[int]]] = []
-    room = 0
-    for chunk in records:
-        if not chunk["documents"]:
+    room = 0  # bytes
+    for record in records:
+        if not record["documents"]:
             continue
-        if not groups or groups[-1][0] != chunk["source"] or chunk["file_bytes"] > room:
-            groups.append((chunk["source"], []))
+        if not groups or groups[-1][0] != record["source"] or record["file_bytes"] > room:
+            groups.append((record["source"], []))
             room = file_bytes
-        groups[-1][1].append(chunk["number"])
-        room -= chunk["file_bytes"]
+        groups[-1][1].append(record["number"])
+        room -= record["file_bytes"]
     return [ChunkGroup(number, source, tuple(chunks)) for number, (source, chunks) in enumerate(groups)]
 
 
 def publish_group(group: ChunkGroup, folder: str, *, file_bytes: int) -> GroupCounts:
     """Write the documents of a group that are not duplicates, and return their counts."""
     counts = GroupCounts(group.number, group.source)
-    files = _Files(folder, group.number, file_bytes)
+    files = _OutputFiles(folder, group.number, file_bytes)
     dropped_by_chunk = dropped_rows(folder, group.chunks[0], group.chunks[-1])
     for chunk in group.chunks:
         dropped = dropped_by_chunk.get(chunk, {})
@@ -105,8 +110,8 @@ def _histogram(words: Any) -> Counter[int]:
     return bins
 
 
-class _Files:
-    """Output files of one group. A new file is started when the current one has reached its size."""
+class _OutputFiles:
+    """Output files of one group. A new file is started when the current one has reached `file_bytes`."""
 
     def __init__(self, folder: str, group: int, file_bytes: int) -> None:
         self._folder, self._group, self._file_bytes = folder, group, file_bytes

@@ -1,6 +1,7 @@
 """Quality metrics of cleaned text: leftover markup ("residue") and gaps where words are missing ("holes").
 
-These run on every document, so each pattern has a plain substring that is searched for first.
+These run on every document. Each pattern therefore has a plain substring that every match contains, which is searched
+for first.
 """
 
 # ruff: noqa: RUF001 - this module handles typographic characters
@@ -9,16 +10,16 @@ import re
 
 from distilray.corpus.writing_systems import COMBINING_MARKS
 
-# Always markup: these do not occur in sentences.
+# These never occur in plain sentences.
 _MARKUP = ("[[", "]]", "{{", "}}", "|", "-->")
-# A substring of every match, and the pattern.
+# (substring, pattern)
 _MARKUP_PATTERNS = tuple(
-    (sign, re.compile(pattern))
-    for sign, pattern in (
+    (substring, re.compile(pattern))
+    for substring, pattern in (
         ("''", r"'{2,}"),
         ("<", r"</?[a-zA-Z]|<!--"),
         ("==", r"={2,}"),
-        ("__", rf"__(?:[A-Z]+|(?![ -~]*__)[\w{COMBINING_MARKS}]+)__"),  # a magic word of any language, but no __init__
+        ("__", rf"__(?:[A-Z]+|(?![ -~]*__)[\w{COMBINING_MARKS}]+)__"),  # a magic word of any language, but not __init__
         ("://", r"\b(?:https?|ftp)://"),
         ("&", r"&(?:[a-zA-Z][a-zA-Z0-9]{1,30}|#\d+|#[xX][0-9a-fA-F]+);"),
         ("formula_", r"\bformula_\d"),  # placeholder for a formula in the output of other extractors
@@ -34,10 +35,10 @@ _OTHER_HOLES = (
     " ،", "،،", "(،", "؛؛", " de de ", " et et ", " und und ", " von von ", " y y ", " и и ", " в в ",
 )  # fmt: skip
 _SPACED_SEMICOLON = " ;"  # French puts a space before a semicolon
-# A substring of every match, and the pattern. A bracket that is empty, or starts or ends with a separator, is one hole.
+# (substring, pattern). A bracket that is empty, or starts or ends with a separator, is one hole.
 _HOLE_PATTERNS = tuple(
-    (sign, re.compile(pattern))
-    for sign, pattern in (
+    (substring, re.compile(pattern))
+    for substring, pattern in (
         ("(", r"(?<!\w)\((?: ?[,;:–)\]]|- ?\)| )"),
         ("[", r"(?<!\w)\[(?: ?[,;:–)\]]|- ?\]| )"),
         (" )", r"(?<!\() \)"),
@@ -56,7 +57,7 @@ _NEEDS_NUMBER = re.compile(
     r"\b(?:is|was|are|were|at|about|around|over|approximately|(?<!s )of|ist|sind|beträgt|etwa|rund|est|mesure|environ"
     r"|es|mide|unos|около|примерно|составляет)\Z"
 )
-_LONGEST = len("s approximately")
+_NEEDS_NUMBER_LENGTH = len("s approximately")
 
 
 def count_residue(text: str) -> int:
@@ -74,7 +75,7 @@ def count_holes(text: str, language: str = "en") -> int:
     if language != "fr":
         count += text.count(_SPACED_SEMICOLON)
     return count + sum(
-        _NEEDS_NUMBER.search(text, max(0, unit.start() - _LONGEST), unit.start()) is not None
+        _NEEDS_NUMBER.search(text, max(0, unit.start() - _NEEDS_NUMBER_LENGTH), unit.start()) is not None
         for unit in _UNIT.finditer(text)
     )
 

@@ -216,7 +216,7 @@ def _stages(reports: Sequence[SourceReport]) -> dict[str, dict[str, float]]:
 
 
 def _projection(reports: Sequence[SourceReport]) -> dict[str, Any] | None:
-    """Return the hours that the English Wikipedia would take at the speed of this run."""
+    """Estimate the hours to process the English Wikipedia at the speed of this run, by number of cores."""
     stored = sum(report.stored_bytes for report in reports)
     spent = sum(sum(report.seconds.values()) for report in reports)
     if not stored or not spent:

@@ -31,12 +31,12 @@ _ORDINAL = re.compile(r"(?:\d{1,3}|[IVXLC]+)\.")
 _CAPITAL = r"[\"„“«(]?[A-ZÀ-ÖØ-ÞČĆĐİŁŚŞȘŠŽŹŻΆ-ΫА-ЯЁЄІЇ]"
 _FIRST_WORD = re.compile(r"[\"'„“«»‘’(\[]*(\w+['’]?)")
 _SAINTS = "ss."  # "SS. Peter and Paul"
-_SEVERAL_NAMES = re.compile(r"[A-Z]\w+(?:, [A-Z]\w+)*,? (?:and|&) [A-Z]")
+_LIST_OF_NAMES = re.compile(r"[A-Z]\w+(?:, [A-Z]\w+)*,? (?:and|&) [A-Z]")
 
 
 @dataclass(frozen=True)
 class SentenceRules:
-    """Rules of one language. The keys are explained in the YAML file.
+    """Rules of one language. The YAML file describes the keys.
 
     Attributes:
         known: last words of all abbreviations, in lower case.
@@ -91,7 +91,7 @@ class SentenceRules:
             before = sentence[sentence.rfind(" ", 0, start - 1) + 1 : start - 1]
             pair = _BEFORE_WORD.sub("", before) + last
             words += [pair, pair.lower()]
-        if not self.always.isdisjoint(words) or (lower == _SAINTS and _SEVERAL_NAMES.match(following)):
+        if not self.always.isdisjoint(words) or (lower == _SAINTS and _LIST_OF_NAMES.match(following)):
             return True
         if not self.number.isdisjoint(words) and _NUMBER.match(following):
             return True
@@ -130,16 +130,16 @@ def _any_of(words: Sequence[str]) -> str:
     return rf"(?i:{'|'.join(re.escape(word).replace(' ', ' ?') for word in words)})"
 
 
-_CONTINUING_SIGNS = frozenset(",;:)]，、；：）」』】》〉")
+_CONTINUING = frozenset(",;:)]，、；：）」』】》〉")
 _DASHES = "—–-"
-# A sentence that ends inside brackets and is followed by another. The last word is too long for an abbreviation.
+# End of a sentence inside brackets, before another sentence. The last word must be too long for an abbreviation.
 _BRACKET = re.compile(r"[.!?][)\]] ")
 _AFTER_BRACKET = re.compile(r"(?:(?<=[a-z0-9]{4}[.!?][)\]])|(?<=[a-z0-9]{3}\)[.!?]\))) (?=[\"“(]?[A-Z])")
 
 _BEFORE_NUMBER = re.compile(r"[。！？][」』”’）》]*(?=[0-9０-９])")
-# Limits in characters that keep the time linear.
-_MAX_JOINED = 5000  # of a sentence that further pieces are joined to
-_MAX_BRACKET = 1000  # after an unclosed bracket
+# Limits in characters, so that the time is linear.
+_MAX_JOINED = 5000  # longer sentences are not joined with the next piece
+_MAX_BRACKET = 1000  # an unclosed bracket is ignored after this distance
 _WIDE_BRACKETS = (("（", "）"), ("「", "」"), ("『", "』"), ("“", "”"), ("《", "》"))
 # The sentence continues after a quotation or a name if a particle (Japanese) or a verb of speaking (Chinese) follows.
 _PARTICLE = re.compile(
@@ -155,21 +155,21 @@ _CLAUSE_END = re.compile(
     r"(?<=[\u0e01-\u0e3a\u0e40-\u0e45\u0e47-\u0e4e\u0e81-\u0ecd]) (?=[\u0e01-\u0e44\u0e81-\u0ec4])"
 )
 
-_WITHOUT_FULL_STOP = frozenset(("th", "lo"))  # use it in abbreviations only
+_WITHOUT_FULL_STOP = frozenset(("th", "lo"))  # languages that use it only in abbreviations
 
-# Khmer and Tibetan use other signs.
-_OTHER_END = re.compile(r"(?<=[។៕།༎])(?![។៕།༎]) ?(?=\S)")
+# Khmer and Tibetan punctuation.
+_KHMER_OR_TIBETAN_END = re.compile(r"(?<=[។៕།༎])(?![។៕།༎]) ?(?=\S)")
 
 
 def split_sentences(text: str, language: str = DEFAULT_LANGUAGE) -> list[str]:
     """Split a text into sentences with single spaces. Sentences do not extend across paragraph breaks (blank lines).
 
-    A sentence continues if the text after a full stop starts in lower case or with a closing sign, because then it
-    follows an abbreviation or a quoted question.
+    A sentence continues if the text after a full stop or question mark starts in lower case or with closing
+    punctuation, since the mark then belongs to an abbreviation or a quotation.
 
     Args:
         text: paragraphs separated by blank lines.
-        language: ISO 639 code, or a longer tag such as `zh-Hant`. Without rules for it, `sentencex` decides alone.
+        language: ISO 639 code, or a longer tag such as `zh-Hant`. Languages without rules use only `sentencex`.
     """
     language = language.lower().partition("-")[0]
     rules = sentence_rules(language)
@@ -241,7 +241,7 @@ def _clauses(piece: str) -> Iterator[str]:
 _SPLITTERS: Mapping[str, Callable[[str], Iterable[str]]] = {
     **dict.fromkeys(("zh", "yue", "wuu", "ja"), _before_numbers),
     **dict.fromkeys(("th", "lo"), _clauses),
-    **dict.fromkeys(("km", "bo", "dz"), _OTHER_END.split),
+    **dict.fromkeys(("km", "bo", "dz"), _KHMER_OR_TIBETAN_END.split),
 }
 
 
@@ -251,7 +251,7 @@ def _continues(before: str, gap: str, piece: str, language: str, rules: Sentence
     if first.islower() and not "\u10d0" <= first <= "\u10ff":  # Georgian has no capital letters
         return True
     if not first.isalnum():
-        if first in _CONTINUING_SIGNS or not any(map(str.isalnum, piece)):
+        if first in _CONTINUING or not any(map(str.isalnum, piece)):
             return True
         if first in _DASHES:
             return not gap or piece[1:].lstrip()[:1].islower()

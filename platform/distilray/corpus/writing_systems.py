@@ -23,8 +23,10 @@ CHARACTERS_PER_WORD = {HAN: 1, KANA: 2, SOUTH_EAST_ASIAN: 4}
 _UNSPACED = re.compile(f"[{UNSPACED}]")
 _COUNTERS = [(re.compile(f"[{letters}]"), per_word) for letters, per_word in CHARACTERS_PER_WORD.items()]
 _WORD = re.compile(r"\S*\w\S*")
-_WIDE_SIGNS = "\u3001-\u3004\u3008-\u3030\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"
-_NO_SPACE = re.compile(rf"(?<=[{HAN}{KANA}])\n(?=[{HAN}{KANA}])|(?<=[{_WIDE_SIGNS}])\n|\n(?=[{_WIDE_SIGNS}])")
+_WIDE_PUNCTUATION = "\u3001-\u3004\u3008-\u3030\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"
+_NO_SPACE = re.compile(
+    rf"(?<=[{HAN}{KANA}])\n(?=[{HAN}{KANA}])|(?<=[{_WIDE_PUNCTUATION}])\n|\n(?=[{_WIDE_PUNCTUATION}])"
+)
 
 
 def count_words(sentences: Sequence[str]) -> int:

@@ -62,9 +62,9 @@ class Feed:
         for step in range(start, stop):
             planned = self.plan.step_rows(step)
             if (ahead := self.plan.shards_ahead(step)) != fetched:
-                self.shards.fetch(ahead)
+                self.shards.start_downloads(ahead)
                 if self.targets is not None:
-                    self.targets.fetch(ahead)
+                    self.targets.start_downloads(ahead)
                 fetched = ahead
             yield from self._micro_steps_of(planned)
 

@@ -93,11 +93,11 @@ class TeacherCache:
             torch.from_numpy(joined_log_p),
         )
 
-    def fetch(self, shards: Sequence[int]) -> None:
+    def start_downloads(self, shards: Sequence[int]) -> None:
         """Start to download the files of some shards from an object store."""
         for shard in shards:
             name = targets_name(self._shards.names[shard])
-            self._cache.begin(storage.join(self._folder, name), self._outputs.entries[name])
+            self._cache.start_download(storage.join(self._folder, name), self._outputs.entries[name])
 
     def _open_shard(self, shard: int) -> "TargetsFile":
         name = targets_name(self._shards.names[shard])

@@ -1,4 +1,4 @@
-"""Padded batches of shard rows, and a thread that prepares them ahead of the model."""
+"""Padded batches of shard rows, and a thread that prepares them in advance."""
 
 import queue
 import threading
@@ -38,7 +38,7 @@ class Batch:
         return int(self.attention_mask.sum())
 
     def fully_masked(self, mask_id: int) -> "Batch":
-        """Return the batch with `[MASK]` at every predicted position, also where training shows another token."""
+        """Return the batch with `[MASK]` at every predicted position, including random and kept tokens."""
         input_ids = self.input_ids.copy()
         input_ids.reshape(-1)[self.mask_index] = mask_id
         return replace(self, input_ids=input_ids)

@@ -1,4 +1,4 @@
-"""Reader for the documents of a run of `jobs.build_corpus`, by row."""
+"""Reader for ranges of the documents of a `jobs.build_corpus` run."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -17,10 +17,10 @@ from distilray.runtime import storage
 from distilray.runtime.seeding import hash_integers, uniform
 
 SPLITS = ("train", "heldout")
-_SPLIT = 100  # random stream of the split
+_SPLIT = 100  # random stream that assigns documents to splits
 _MB = 1 << 20
-TOKENS_PER_WORD = 1.35  # English text, 30,000 ids, including punctuation; measured
-BYTES_PER_TOKEN = 2.7  # of examples on disk; measured
+TOKENS_PER_WORD = 1.35  # measured on English text with 30,000 ids, including punctuation
+BYTES_PER_TOKEN = 2.7  # measured size of examples on disk
 _BUCKET_BYTES = 32 << 20
 
 
@@ -29,7 +29,8 @@ class EncodingChunk:
     """Documents [start, stop) of one file, encoded by one task.
 
     Attributes:
-        row: number of the first document in the corpus.
+        row: corpus-wide number of the first document.
+        stored_bytes: approximate size of the documents as stored.
     """
 
     number: int
@@ -56,7 +57,7 @@ def written_splits(config: EncodeCorpusConfig) -> tuple[str, ...]:
 
 
 def is_heldout(rows: NDArray[np.int64], config: EncodeCorpusConfig) -> NDArray[np.bool_]:
-    """Select the held-out documents, a pure function of the seed and their numbers."""
+    """Return True for held-out documents, as a pure function of the seed and their numbers."""
     return uniform(hash_integers(config.seed, _SPLIT, rows)) < config.heldout_fraction
 
 
@@ -74,7 +75,7 @@ def plan_encoding_chunks(corpus: Corpus, *, chunk_bytes: int) -> Iterator[Encodi
 
 
 def plan_buckets(corpus: Corpus, config: EncodeCorpusConfig) -> dict[str, int]:
-    """Return the number of buckets of each split, a power of two, for buckets of about 32 MB."""
+    """Return the number of buckets of each split: a power of two that gives buckets of about 32 MB."""
     size = corpus.words * TOKENS_PER_WORD * BYTES_PER_TOKEN * config.dupe_factor
     shares = {"train": 1.0 - config.heldout_fraction, "heldout": config.heldout_fraction}
     return {split: 1 << max(0, int(size * shares[split] / _BUCKET_BYTES).bit_length() - 1) for split in SPLITS}

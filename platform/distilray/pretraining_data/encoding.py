@@ -2,8 +2,8 @@
 
 In the first phase, each task tokenizes a chunk of the corpus, splits it into unpaired examples and sorts these into
 buckets of the global random order. In the second phase, tasks pair and mask the examples of consecutive buckets and
-write them as shards of equal size. An interrupted run resumes with the pieces that are not complete, and writes the
-same shards. The driver handles only counts.
+write them as shards of equal size. An interrupted run resumes with its incomplete pieces and writes the same shards.
+The driver only handles counts.
 """
 
 import functools
@@ -48,7 +48,7 @@ _MB = 1 << 20
 # Measured on one core of a 2-core machine with one copy of each document.
 _TOKENS_PER_CORE_S = 500_000
 
-Values = dict[str, Any]
+JsonObject = dict[str, Any]
 
 
 def plan_encoding(config: EncodeCorpusConfig) -> dict[str, object]:
@@ -63,8 +63,8 @@ def plan_encoding(config: EncodeCorpusConfig) -> dict[str, object]:
     tokenizer_json = read_tokenizer(resolve_sample(config.tokenizer_dir))
     vocabulary = vocabulary_of(tokenizer_json)
     check_tokenizer(config, corpus, tokenizer_json, vocabulary)
-    once = corpus.words * TOKENS_PER_WORD
-    tokens = int(once * config.dupe_factor)
+    corpus_tokens = corpus.words * TOKENS_PER_WORD
+    tokens = int(corpus_tokens * config.dupe_factor)
     chunks = sum(1 for _ in plan_encoding_chunks(corpus, chunk_bytes=_chunk_bytes(config)))
     examples, size = int(tokens / config.max_seq_length * 1.2), int(tokens * BYTES_PER_TOKEN)
     masks = "drawn in every epoch" if config.masking.dynamic else "drawn once"
@@ -81,7 +81,7 @@ def plan_encoding(config: EncodeCorpusConfig) -> dict[str, object]:
         "held out": f"{config.heldout_fraction:.1%} of the documents",
         "memory": f"about {_task_megabytes(config):,.0f} MB per core",
         "estimate": estimated_wall_time(
-            once / _TOKENS_PER_CORE_S * (1 + 0.3 * config.dupe_factor), config.ray, "of one core"
+            corpus_tokens / _TOKENS_PER_CORE_S * (1 + 0.3 * config.dupe_factor), config.ray, "on one core"
         ),
     }
 
@@ -100,7 +100,7 @@ def encode_corpus(config: EncodeCorpusConfig, folder: RunFolder) -> Outcome:
         token_counts = _token_counts(folder.uri, numbers, vocabulary.size)
         encoded = CompletedPieces(folder.uri, "chunks")
         buckets = {split: Buckets.of(split, encoded.records(numbers)) for split in written_splits(config)}
-        rows = {split: int(each.starts[-1]) for split, each in buckets.items()}
+        rows = {split: int(split_buckets.starts[-1]) for split, split_buckets in buckets.items()}
         for split, examples in rows.items():
             if not examples:
                 raise InputError(
@@ -108,7 +108,7 @@ def encode_corpus(config: EncodeCorpusConfig, folder: RunFolder) -> Outcome:
                 )
         masker = Masker(vocabulary, config.masking, config.seed, token_counts)
         groups = plan_shard_groups(rows, rows_per_shard=config.rows_per_shard)
-        outputs: Values = {}
+        outputs: JsonObject = {}
         statistics: dict[str, Counter[str]] = {split: Counter() for split in rows}
         for written in _write_groups(groups, config, masker, buckets):
             outputs.update(written["outputs"])
@@ -128,14 +128,14 @@ def _chunk_bytes(config: EncodeCorpusConfig) -> int:
 
 
 def _task_megabytes(config: EncodeCorpusConfig) -> float:
-    """Estimate the memory of a task: the tokens and plans of a chunk, or a bucket and a shard."""
+    """Estimate the memory of a task: tokens and plans of a chunk in phase one, a bucket and a shard in phase two."""
     chunk = config.chunk_mb * (20 + 2 * config.dupe_factor)
     shard = 6 * 32 + 3 * config.rows_per_shard * config.max_seq_length * BYTES_PER_TOKEN / _MB
     return 200 + max(chunk, shard)
 
 
 def _check_documents(config: EncodeCorpusConfig, corpus: Corpus, split: str) -> None:
-    """Check that a split has a document, and two if segments B come from other documents."""
+    """Check that a split has a document, or two if some segments B come from another document."""
     heldout = sum(
         int(is_heldout(np.arange(start, min(start + _MB, corpus.documents)), config).sum())
         for start in range(0, corpus.documents, _MB)
@@ -151,11 +151,13 @@ def _check_documents(config: EncodeCorpusConfig, corpus: Corpus, split: str) -> 
 
 
 def _encode(
-    chunks: Sequence[EncodingChunk], config: EncodeCorpusConfig, tokenizer_json: str, buckets: Mapping[str, int]
+    chunks: Sequence[EncodingChunk], config: EncodeCorpusConfig, tokenizer_json: str, bucket_counts: Mapping[str, int]
 ) -> None:
     run_pieces(
         [asdict(chunk) for chunk in chunks],
-        functools.partial(_encode_task, config=config, tokenizer=ray.put(tokenizer_json), buckets=dict(buckets)),
+        functools.partial(
+            _encode_task, config=config, tokenizer=ray.put(tokenizer_json), bucket_counts=dict(bucket_counts)
+        ),
         CompletedPieces(config.run_dir, "chunks"),
         job="encode_corpus",
         label="encode_corpus: documents",
@@ -165,13 +167,15 @@ def _encode(
     )
 
 
-def _encode_task(item: Values, *, config: EncodeCorpusConfig, tokenizer: Any, buckets: dict[str, int]) -> Values:
-    return encode_chunk(EncodingChunk(**item), config, ray.get(tokenizer), config.run_dir, buckets=buckets)
+def _encode_task(
+    item: JsonObject, *, config: EncodeCorpusConfig, tokenizer: Any, bucket_counts: dict[str, int]
+) -> JsonObject:
+    return encode_chunk(EncodingChunk(**item), config, ray.get(tokenizer), config.run_dir, buckets=bucket_counts)
 
 
 def _write_groups(
     groups: Sequence[ShardGroup], config: EncodeCorpusConfig, masker: Masker, buckets: Mapping[str, Buckets]
-) -> Iterator[Values]:
+) -> Iterator[JsonObject]:
     return run_pieces(
         [asdict(group) for group in groups],
         functools.partial(_write_group_task, config=config, shared=ray.put((dict(buckets), masker))),
@@ -183,7 +187,7 @@ def _write_groups(
     )
 
 
-def _write_group_task(item: Values, *, config: EncodeCorpusConfig, shared: Any) -> Values:
+def _write_group_task(item: JsonObject, *, config: EncodeCorpusConfig, shared: Any) -> JsonObject:
     buckets, masker = ray.get(shared)
     group = ShardGroup(item["number"], item["split"], tuple(item["edges"]))
     # Held-out masks are static, so that all evaluations are comparable.
@@ -194,7 +198,7 @@ def _write_group_task(item: Values, *, config: EncodeCorpusConfig, shared: Any) 
 
 
 def _token_counts(folder: str, chunks: Sequence[int], vocabulary_size: int) -> NDArray[np.int64]:
-    """Count the ids in the training documents, and save the counts, which weight dynamic masks."""
+    """Sum up the token counts of all chunks and save them. They weight dynamic masks."""
     uri = storage.join(folder, TOKEN_COUNTS_FILE)
     if storage.exists(uri):  # the counts of the chunks may already be deleted
         return np.array(json.loads(storage.read_bytes(uri))["counts"], np.int64)
@@ -205,8 +209,8 @@ def _token_counts(folder: str, chunks: Sequence[int], vocabulary_size: int) -> N
     return counts
 
 
-def _split_counts(counter: Counter[str], buckets: int) -> Values:
-    """Return the counts of a split for the manifest, with the actual values of the shares in the recipe."""
+def _split_counts(counter: Counter[str], buckets: int) -> JsonObject:
+    """Return the counts of a split for the manifest, with the measured shares that the recipe sets as targets."""
     examples, predicted = counter["examples"], max(1, counter["predicted"])
     return {
         **dict(sorted(counter.items())),
@@ -214,21 +218,21 @@ def _split_counts(counter: Counter[str], buckets: int) -> Values:
         "predicted_share": round(counter["predicted"] / counter["tokens"], 6),
         "mask_share": round(counter["predicted_as_mask"] / predicted, 6),
         "tokens_per_example": round(counter["tokens"] / examples, 3),
-        # The size of a bucket, the sample from which random segments B are drawn.
+        # Examples per bucket; random segments B are drawn from the same bucket.
         "random_pool_examples": examples // buckets,
     }
 
 
-def _summary(config: EncodeCorpusConfig, counts: Mapping[str, Values]) -> str:
+def _summary(config: EncodeCorpusConfig, counts: Mapping[str, JsonObject]) -> str:
     train = counts["train"]
     heldout = counts.get("heldout", {}).get("examples", 0)
-    parts = [
+    clauses = [
         f"{train['examples']:,} train and {heldout:,} held-out examples, {train['tokens']:,} train tokens, "
         f"{train['trimmed_tokens'] / train['document_tokens'] / config.dupe_factor:.1%} trimmed"
     ]
     if config.mode == "card":
-        parts.append(f"{train['random_next_share']:.1%} random next")
+        clauses.append(f"{train['random_next_share']:.1%} random next")
         single = train["single_segment_copies"] // config.dupe_factor
         if single and config.single_sentence_documents == "random":
-            parts.append(f"including those of {single:,} documents with a single sentence")
-    return ", ".join(parts)
+            clauses.append(f"including those of {single:,} documents with a single sentence")
+    return ", ".join(clauses)

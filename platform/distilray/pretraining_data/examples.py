@@ -1,4 +1,4 @@
-"""Builder for examples: random segments B, trimming, special tokens and masks."""
+"""Construction of examples: random segments B, trimming, special tokens and masks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class ExampleBuilder:
     trimmed alike, so that lengths and cuts do not reveal the kind of a pair.
 
     Attributes:
-        masker: None leaves the text unmasked, for masks that are drawn when the examples are read.
+        masker: draws static masks; None if masks are drawn when the examples are read.
     """
 
     config: EncodeCorpusConfig

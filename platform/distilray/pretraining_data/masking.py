@@ -18,7 +18,7 @@ from distilray.runtime.seeding import UInt64Array, extend_hash, hash_integers, u
 _ACTION, _TOKEN = range(2)  # random streams of a predicted token
 # Sort keys pack (segment, random key, position in the row) into one 64-bit integer.
 _POSITION_BITS, _KEY_BITS = 12, 35
-# Rows masked at once: their arrays fit the cache of a core, and their segment numbers the remaining 17 bits.
+# Rows masked at once. Their arrays fit into the cache of a core, and their segment numbers into the remaining 17 bits.
 _CHUNK_ROWS = 256
 
 Int64Array = NDArray[np.int64]
@@ -62,12 +62,12 @@ class _Candidates:
 
 @dataclass(frozen=True)
 class Masker:
-    """Masks examples.
+    """Selects the tokens to predict and replaces them.
 
     With `config.rare_token_exponent` e above 0, tokens are drawn without replacement with weight count ** -e, like
     `mlm_smoothing` in the original code. With `config.whole_words`, the words of a segment are visited in random order
-    and selected if all their tokens still fit, so that a segment never has more masks than without the option, and
-    fewer if no remaining word fits. The weight of a word is that of its rarest piece; a mean would hide rare pieces.
+    and selected if all their tokens still fit. A segment never has more masks than without the option, but has fewer if
+    no remaining word fits. The weight of a word is that of its rarest piece; a mean would hide rare pieces.
 
     Attributes:
         seed: seed of the recipe.
@@ -266,7 +266,7 @@ def _select_fitting(tokens: Int64Array, words: Int64Array, wanted: Int64Array) -
 def _draw_other(
     original: NDArray[np.uint16], keys: UInt64Array, replacement_ids: NDArray[np.uint16]
 ) -> NDArray[np.uint16]:
-    """Draw uniformly from `replacement_ids` without the original, whose index is skipped."""
+    """Draw uniformly from `replacement_ids`, excluding the original by skipping its index."""
     original_index = np.searchsorted(replacement_ids, original)
     is_candidate = replacement_ids[np.minimum(original_index, len(replacement_ids) - 1)] == original
     choices = (len(replacement_ids) - is_candidate).astype(np.uint64)

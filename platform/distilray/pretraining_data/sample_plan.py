@@ -33,7 +33,7 @@ class PlannedRows:
     epochs: Rows
 
     def take(self, indices: NDArray[np.int64]) -> "PlannedRows":
-        """Return the rows at some indices."""
+        """Return the rows at the given indices."""
         return PlannedRows(self.rows[indices], self.epochs[indices])
 
 
@@ -57,7 +57,7 @@ class SamplePlan:
     window_rows: int = 1 << 18
 
     @functools.cached_property
-    def rows(self) -> int:
+    def total_rows(self) -> int:
         """Number of rows of all shards."""
         return sum(self.shard_rows)
 
@@ -69,8 +69,8 @@ class SamplePlan:
         """Return the rows at positions [start, stop) of the stream."""
         rows, epochs = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         while start < stop:
-            epoch, offset = divmod(start, self.rows)
-            end = min(offset + stop - start, self.rows)
+            epoch, offset = divmod(start, self.total_rows)
+            end = min(offset + stop - start, self.total_rows)
             rows.append(self._epoch_rows(epoch, offset, end))
             epochs.append(np.full(end - offset, epoch))
             start += end - offset
@@ -78,11 +78,11 @@ class SamplePlan:
 
     def state(self, step: int) -> PlanState:
         """Return the position in the stream after `step` steps."""
-        return PlanState(*divmod(step * self.batch_size, self.rows))
+        return PlanState(*divmod(step * self.batch_size, self.total_rows))
 
     def shards_ahead(self, step: int) -> Sequence[int]:
-        """Return the shards of the window in which a step ends, and of the next window."""
-        epoch, offset = divmod((step + 1) * self.batch_size - 1, self.rows)
+        """Return the shards of the window in which `step` ends, and of the next window, for downloading ahead."""
+        epoch, offset = divmod((step + 1) * self.batch_size - 1, self.total_rows)
         windows = _epoch_windows(self, epoch)
         window = _window_at(windows, offset)
         following = windows[window + 1] if window + 1 < len(windows) else _epoch_windows(self, epoch + 1)[0]

@@ -91,7 +91,7 @@ def plan_windows(tokens: int, rng: Random, *, max_tokens: int, short_seq_prob: f
 
 
 def draw_target(rng: Random, *, max_tokens: int, short_seq_prob: float) -> int:
-    """Return the target length of an example: the maximum, or with `short_seq_prob` uniform from 2 to the maximum."""
+    """Return the target length: the maximum or, with probability `short_seq_prob`, uniform from 2 to the maximum."""
     if rng.random() < short_seq_prob:
         return 2 + int(rng.random() * (max_tokens - 1))
     return max_tokens
@@ -100,9 +100,9 @@ def draw_target(rng: Random, *, max_tokens: int, short_seq_prob: float) -> int:
 def trimmed_lengths(a_tokens: Int64Array, b_tokens: Int64Array, room: Int64Array) -> tuple[Int64Array, Int64Array]:
     """Return the lengths of A and B after removing tokens from the longer one until they fit `room`, all (rows,)."""
     excess = np.maximum(a_tokens + b_tokens - room, 0)
-    level = np.minimum(excess, np.abs(a_tokens - b_tokens))  # first shorten the longer one until both are equal,
-    rest = excess - level  # then both in turn
-    cut_a = np.where(a_tokens > b_tokens, level, 0) + rest // 2
+    difference = np.minimum(excess, np.abs(a_tokens - b_tokens))  # first shorten the longer one until both are equal,
+    rest = excess - difference  # then both in turn
+    cut_a = np.where(a_tokens > b_tokens, difference, 0) + rest // 2
     return a_tokens - cut_a, b_tokens - (excess - cut_a)
 
 

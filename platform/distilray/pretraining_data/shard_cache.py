@@ -31,10 +31,10 @@ class ShardCache:
 
     def path(self, uri: str, entry: Mapping[str, Any]) -> Path:
         """Return the file of a local shard, or the local copy of a remote one."""
-        return storage.local_path(uri) if storage.is_local(uri) else self.local(uri, entry)
+        return storage.local_path(uri) if storage.is_local(uri) else self.download(uri, entry)
 
-    def local(self, uri: str, entry: Mapping[str, Any]) -> Path:
-        """Return the local copy of a remote shard, and download it if necessary.
+    def download(self, uri: str, entry: Mapping[str, Any]) -> Path:
+        """Download a remote shard unless it is cached, and return the local copy.
 
         Args:
             entry: manifest entry of the shard.
@@ -43,7 +43,7 @@ class ShardCache:
             InputError: the shard cannot be read, differs from the manifest, or the disk is full.
         """
         sha256 = str(entry["sha256"])
-        if not _SHA256.fullmatch(sha256):  # used as a file name, and the manifest is not trusted
+        if not _SHA256.fullmatch(sha256):  # it becomes a file name, and the manifest is not trusted
             raise InputError(f"{uri}: its manifest has no sha256 for this shard; run the job that wrote it again")
 
         def fetch(file: Path) -> None:
@@ -53,10 +53,10 @@ class ShardCache:
 
         return self._cache.get(f"{sha256}.arrow", fetch)
 
-    def begin(self, uri: str, entry: Mapping[str, Any]) -> None:
-        """Download a shard in the background; a failure is reported by `local`."""
+    def start_download(self, uri: str, entry: Mapping[str, Any]) -> None:
+        """Start to download a remote shard in the background. Errors are reported by `download`."""
         if not storage.is_local(uri):
-            self._background.submit(self.local, uri, entry)
+            self._background.submit(self.download, uri, entry)
 
     @cached_property
     def _background(self) -> ThreadPoolExecutor:

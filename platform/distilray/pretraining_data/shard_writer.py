@@ -1,4 +1,4 @@
-"""Second phase of encoding: writes the buckets, in order, as shards of equal size, and collects statistics."""
+"""Second phase of encoding: writes the buckets in order as shards of equal size, and collects statistics."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ from distilray.pretraining_data.unpaired_examples import read_unpaired
 from distilray.runtime import storage
 
 LENGTH_BIN = 32  # bin width of the length histogram, in tokens
-_GROUP_ROWS = 200_000  # examples that one task writes; at least one shard
+_GROUP_ROWS = 200_000  # examples written by one task, rounded to whole shards
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Buckets:
         return np.concatenate([[0], np.cumsum(self.rows.sum(axis=0))])
 
     def read(self, bucket: int, folder: str) -> pa.Table:
-        """Return a bucket, collected from all chunks, in the global order."""
+        """Read a bucket from the files of all chunks, sorted in the global order."""
 
         def read_chunk(index: int) -> bytes:
             start, stop = self.edges[index, bucket : bucket + 2].tolist()

@@ -22,7 +22,7 @@ from distilray.schemas import EXAMPLES, check_schema
 
 SHARDS_FOLDER = "shards"
 TOKEN_COUNTS_FILE = "token_counts.json"  # noqa: S105
-_OPEN_SHARDS = 128  # every mapped file holds a descriptor, and the usual limit is 1,024
+_MAX_OPEN_SHARDS = 128  # every mapped file holds a file descriptor, and the usual limit is 1,024
 
 Rows = NDArray[np.int64]
 
@@ -48,7 +48,7 @@ class Ragged:
         return self.values[self.offsets[index] : self.offsets[index + 1]]
 
     def lengths(self, rows: Rows) -> NDArray[np.int64]:
-        """Return the lengths of some rows, (rows,)."""
+        """Return the lengths of the given rows, (rows,)."""
         return (self.offsets[rows + 1] - self.offsets[rows]).astype(np.int64)
 
 
@@ -66,7 +66,7 @@ class Shard:
 
     @classmethod
     def open(cls, path: str, name: str) -> "Shard":
-        """Map a local file; error messages call it `name`.
+        """Map a local file into memory. Error messages refer to it as `name`.
 
         Raises:
             InputError: the file is incomplete or has another schema.
@@ -100,7 +100,7 @@ def _ragged(column: pa.ListArray) -> Ragged:
 
 def read_splits(shards_dir: str) -> set[str]:
     """Return the splits that a run of `jobs.encode_corpus` has written."""
-    outputs = _shards_content(shards_dir)["outputs"].values()
+    outputs = _manifest_content(shards_dir)["outputs"].values()
     return {entry["split"] for entry in outputs if "split" in entry}
 
 
@@ -116,7 +116,7 @@ def check_vocabulary(shards_dir: str, tokenizer_json: str, *, model: str, embedd
     Raises:
         InputError: with the sizes and hashes of both vocabularies.
     """
-    content = _shards_content(shards_dir)
+    content = _manifest_content(shards_dir)
     model_hash, model_ids = tokenizer_hash(tokenizer_json), vocabulary_of(tokenizer_json).size
     shards_hash = content["counts"]["tokenizer_hash"]
     if shards_hash != model_hash:
@@ -133,7 +133,7 @@ def check_vocabulary(shards_dir: str, tokenizer_json: str, *, model: str, embedd
         )
 
 
-def _shards_content(shards_dir: str) -> dict[str, Any]:
+def _manifest_content(shards_dir: str) -> dict[str, Any]:
     content: dict[str, Any] = read_manifest(shards_dir)["content"]
     if content["job"] != "encode_corpus":
         raise InputError(f"{shards_dir}: written by {content['job']}, not by encode_corpus; correct shards_dir")
@@ -148,8 +148,8 @@ class ShardSet:
     Args:
         shards_dir: run folder.
         split: "train" or "heldout".
-        tokenizer_hash: required tokenizer; None accepts any.
-        verify: check the content of all shards, see `verify`.
+        tokenizer_hash: hash of the required tokenizer; None accepts any.
+        verify: whether to check the content of all shards; see `verify`.
         cache: local cache for the shards of an object store.
         only: names of the shards to use; all by default.
 
@@ -174,7 +174,7 @@ class ShardSet:
         cache: ShardCache | None = None,
         only: Collection[str] | None = None,
     ) -> None:
-        manifest = _shards_content(shards_dir)
+        manifest = _manifest_content(shards_dir)
         shards_hash: str = manifest["counts"]["tokenizer_hash"]
         if tokenizer_hash is not None and shards_hash != tokenizer_hash:
             raise InputError(
@@ -207,7 +207,7 @@ class ShardSet:
         return int(self._starts[-1])
 
     def verify(self, rows: Rows) -> None:
-        """Check the content of the shards that contain some rows; remote shards are checked when downloaded.
+        """Check the content of the shards that contain the given rows. Remote shards are checked when downloaded.
 
         Raises:
             InputError: a shard does not match the manifest.
@@ -255,7 +255,7 @@ class ShardSet:
         return [(self._shard(shard), row) for shard, row in zip(shards.tolist(), local_rows.tolist(), strict=True)]
 
     def masker_inputs(self, located: Sequence[tuple[Shard, int]]) -> dict[str, Any]:
-        """Return located rows as arguments of `Masker.mask`."""
+        """Return the arguments of `Masker.mask` for located rows."""
         ids = [shard.input_ids.row(row) for shard, row in located]
         return {
             "ids": np.concatenate(ids),
@@ -264,11 +264,11 @@ class ShardSet:
             "example_ids": np.array([shard.example_id[row] for shard, row in located], np.int64),
         }
 
-    def fetch(self, shards: Sequence[int]) -> None:
-        """Start to download shards of an object store in the background."""
+    def start_downloads(self, shards: Sequence[int]) -> None:
+        """Start to download shards from an object store in the background."""
         for shard in shards:
             name = self.names[shard]
-            self._cache.begin(storage.join(self.folder, name), self._outputs.entries[name])
+            self._cache.start_download(storage.join(self.folder, name), self._outputs.entries[name])
 
     def _by_shard(self, rows: Rows, values: Callable[[Shard, Rows], NDArray[np.int64]]) -> NDArray[np.int64]:
         shards, local_rows = self.shard_positions(rows)
@@ -283,7 +283,7 @@ class ShardSet:
             self._open.move_to_end(index)
             return self._open[index]
         self._open[index] = Shard.open(*self._file(index))
-        if len(self._open) > _OPEN_SHARDS:
+        if len(self._open) > _MAX_OPEN_SHARDS:
             self._open.popitem(last=False)
         return self._open[index]
 

@@ -1,4 +1,4 @@
-"""Tokenization of documents into flat arrays of ids, and operations on such ragged arrays."""
+"""Tokenization of documents into flat arrays of ids, and operations on ragged arrays."""
 
 from array import array
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ from distilray.runtime import storage
 _BATCH_SENTENCES = 1024
 _CACHE_BYTES = 128 << 20  # the cache is cleared when it is larger
 _WORD_BYTES = 200  # overhead of a cached word
-# Number of ranges of documents, and maximum number of documents and of sentences of each.
+# Number of ranges of documents to sample, and maximum number of documents and sentences per range.
 _SAMPLED_RANGES, _SAMPLED_DOCUMENTS, _SAMPLED_SENTENCES = 8, 32, 250
-_SPACED_SENTENCES = 50
+_SPACED_SENTENCES = 50  # sentences also checked with double spaces
 
 Int64Array = NDArray[np.int64]
 
@@ -79,7 +79,7 @@ class CachedTokenizer:
     """Tokenizer that caches the ids of words, which are separated by spaces.
 
     BERT's tokenization of a word does not depend on its neighbors, and most words of a text have occurred before. The
-    cache makes encoding several times as fast as the tokenizers library, which encodes new words.
+    cache makes encoding several times as fast as the tokenizers library alone, which then only encodes new words.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -118,7 +118,8 @@ class CachedTokenizer:
 
 @lru_cache(maxsize=1)
 def _cached_tokenizer(tokenizer_json: str) -> CachedTokenizer:
-    return CachedTokenizer(Tokenizer.from_str(tokenizer_json))  # a new instance, because its settings are changed
+    # Not the shared instance of `build_tokenizer`, because `CachedTokenizer` changes its settings.
+    return CachedTokenizer(Tokenizer.from_str(tokenizer_json))
 
 
 def check_tokenizer(config: EncodeCorpusConfig, corpus: Corpus, tokenizer_json: str, vocabulary: Vocabulary) -> None:
@@ -130,13 +131,13 @@ def check_tokenizer(config: EncodeCorpusConfig, corpus: Corpus, tokenizer_json: 
     """
     library, sample = Tokenizer.from_str(tokenizer_json), _sample(corpus)
     library.encode_special_tokens = True
-    words = CachedTokenizer(Tokenizer.from_str(tokenizer_json))
+    cached = CachedTokenizer(Tokenizer.from_str(tokenizer_json))
     # A sample may lack tokens that contain a space, and words that are separated by several spaces.
     added = [token.content for token in library.get_added_tokens_decoder().values() if " " in token.content.strip()]
     spaced = [sentence.replace(" ", "  ") for sentence in sample[:_SPACED_SENTENCES]]
     for text in [*added, *spaced, *sample]:
         encoding = library.encode(text, add_special_tokens=False)
-        if words.encode([text])[0].tolist() != encoding.ids:
+        if cached.encode([text])[0].tolist() != encoding.ids:
             raise InputError(
                 f"{config.tokenizer_dir}: this tokenizer encodes words with their spaces or neighbors, as byte-level "
                 f"BPE and SentencePiece do ('{_shorten(text)}' has other ids word by word), and encode_corpus would "

@@ -35,14 +35,14 @@ from distilray.runtime.signals import run_interruptibly
 
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 VOCABULARY_FILE = "vocab.txt"
-_SAMPLE = 200  # random stream of the sample
+_SAMPLE = 200  # random stream that selects documents
 # The first ids of BERT's vocabularies; learned tokens follow.
 _FIRST_IDS = ("[PAD]", *(f"[unused{number}]" for number in range(99)), "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _STATISTICS_SENTENCES = 2000  # sentences used for tokens_per_word and stripped_fraction
-_STRIPPED_THRESHOLD = 0.01  # reported above this share of the letters; English has 0.0005
+_STRIPPED_THRESHOLD = 0.01  # a larger `stripped_fraction` is reported; English has 0.0005
 _TRAINER_BATCH = 64  # sentences
 MAX_WORD_CHARACTERS = 100  # WordPiece maps longer words to [UNK]
-_MAX_EXPANSION = 4  # maximum number of characters that one becomes in normalization (Unicode's NFD)
+_MAX_EXPANSION = 4  # maximum number of characters to which one expands in normalization (Unicode's NFD)
 _WORDS_PER_S = 400_000  # measured on one core
 
 
@@ -65,13 +65,13 @@ def plan_tokenizer(config: TrainTokenizerConfig) -> dict[str, object]:
     return {
         "corpus": f"{config.corpus_dir}: {corpus.documents:,} documents, {corpus.words:,} words",
         "sample": f"{documents:,} documents, about {int(words):,} words",
-        "vocabulary": f"{config.vocabulary_size:,} ids, {_letters(config)}",
+        "vocabulary": f"{config.vocabulary_size:,} ids, {_normalization(config)}",
         "memory": "about 0.3 GB, plus 0.2 GB per million distinct words",
         "estimate": f"about {format_duration(words / _WORDS_PER_S)} to count words, and half of that to merge them",
     }
 
 
-def _letters(config: TrainTokenizerConfig) -> str:
+def _normalization(config: TrainTokenizerConfig) -> str:
     strips_accents = config.lower_case if config.strip_accents is None else config.strip_accents
     return f"{'lower-cased' if config.lower_case else 'cased'}, {'without' if strips_accents else 'with'} accents"
 
@@ -124,13 +124,13 @@ def _train(config: TrainTokenizerConfig, counts: dict[str, Any]) -> Tokenizer:
     if not alphabet:
         raise InputError(f"{config.corpus_dir}: the documents of the sample contain no text; use another corpus")
     counts |= {"documents": reader.documents, "sentences": reader.sentences, "words": reader.words}
-    inside_words = [f"##{character}" for character in alphabet if _can_continue_word(character, tokenizer)]
+    continuations = [f"##{character}" for character in alphabet if _can_continue_word(character, tokenizer)]
     trainer = trainers.WordPieceTrainer(
         vocab_size=config.vocabulary_size - len(_FIRST_IDS),
         min_frequency=config.min_frequency,
         initial_alphabet=alphabet,
         limit_alphabet=len(alphabet),
-        special_tokens=inside_words,  # special tokens get the first ids
+        special_tokens=continuations,  # special tokens get the first ids
         show_progress=False,
         continuing_subword_prefix="##",
     )
@@ -142,10 +142,10 @@ def _train(config: TrainTokenizerConfig, counts: dict[str, Any]) -> Tokenizer:
         run_interruptibly(lambda: tokenizer.train_from_iterator(batches, trainer), name="train_tokenizer")
     finally:
         stop.set()
-    single = {*alphabet, *inside_words}
+    single_characters = {*alphabet, *continuations}
     ids = json.loads(tokenizer.to_str())["model"]["vocab"]
-    learned = sorted(ids.keys() - single, key=lambda token: int(ids[token]))
-    tokens = [*_FIRST_IDS, *alphabet, *inside_words, *learned][: config.vocabulary_size]
+    learned = sorted(ids.keys() - single_characters, key=lambda token: int(ids[token]))
+    tokens = [*_FIRST_IDS, *alphabet, *continuations, *learned][: config.vocabulary_size]
     trained = _bert_tokenizer({token: number for number, token in enumerate(tokens)}, config)
     counts["tokens_per_word"] = round(reader.tokens_per_word(trained), 4)
     counts["stripped_fraction"] = round(reader.stripped_fraction(trained), 4)
@@ -154,15 +154,18 @@ def _train(config: TrainTokenizerConfig, counts: dict[str, Any]) -> Tokenizer:
 
 def _remove_long_words(sentences: Sequence[str], tokenizer: Tokenizer) -> list[str]:
     """Remove words of more than `MAX_WORD_CHARACTERS` characters after normalization."""
-    return [_short_words(sentence, tokenizer) if _may_have_long_word(sentence) else sentence for sentence in sentences]
+    return [
+        _without_long_words(sentence, tokenizer) if _may_have_long_word(sentence) else sentence
+        for sentence in sentences
+    ]
 
 
 def _may_have_long_word(sentence: str) -> bool:
-    # Words of the tokenizer never cross a space.
+    # Words of the tokenizer never contain a space.
     return max(map(len, sentence.split(" "))) * _MAX_EXPANSION > MAX_WORD_CHARACTERS
 
 
-def _short_words(sentence: str, tokenizer: Tokenizer) -> str:
+def _without_long_words(sentence: str, tokenizer: Tokenizer) -> str:
     words = tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(sentence))
     return " ".join(word for word, _ in words if len(word) <= MAX_WORD_CHARACTERS)
 
@@ -179,16 +182,16 @@ class _SampleReader:
     def __init__(self, corpus: Corpus, config: TrainTokenizerConfig) -> None:
         self._corpus, self._config = corpus, config
         self.documents = self.sentences = self.words = 0
-        self._kept: list[str] = []
+        self._statistics_sentences: list[str] = []
 
     def batches(self, label: str) -> Iterator[list[str]]:
         row = 0
         with Progress(label, total=self._corpus.documents, unit="documents") as progress:
             for name, rows in self._corpus.files.items():
                 for documents in read_sentences(storage.join(self._corpus.folder, name), 0, rows):
-                    chosen = np.flatnonzero(_in_sample(np.arange(row, row + len(documents)), self._config))
+                    selected = np.flatnonzero(_in_sample(np.arange(row, row + len(documents)), self._config))
                     row += len(documents)
-                    yield self._count([documents[index] for index in chosen.tolist()])
+                    yield self._count([documents[index] for index in selected.tolist()])
                     progress.advance_to(row, f"{self.words:,} words")
 
     def _count(self, documents: list[list[str]]) -> list[str]:
@@ -197,16 +200,16 @@ class _SampleReader:
         self.documents += len(documents)
         self.sentences += len(batch)
         self.words += count_words(batch)
-        self._kept += batch[: _STATISTICS_SENTENCES - len(self._kept)]
+        self._statistics_sentences += batch[: _STATISTICS_SENTENCES - len(self._statistics_sentences)]
         return batch
 
     def tokens_per_word(self, tokenizer: Tokenizer) -> float:
-        encodings = tokenizer.encode_batch_fast(self._kept, add_special_tokens=False)
-        return sum(map(len, encodings)) / count_words(self._kept)
+        encodings = tokenizer.encode_batch_fast(self._statistics_sentences, add_special_tokens=False)
+        return sum(map(len, encodings)) / count_words(self._statistics_sentences)
 
     def stripped_fraction(self, tokenizer: Tokenizer) -> float:
         """Return the number of accents and vowel signs that the normalizer removes, per remaining letter."""
-        text = "".join(self._kept)
+        text = "".join(self._statistics_sentences)
         marks = sum(unicodedata.category(char) == "Mn" for char in unicodedata.normalize("NFD", text))
         normal = unicodedata.normalize("NFD", tokenizer.normalizer.normalize_str(text))
         remaining = sum(unicodedata.category(char) == "Mn" for char in normal)
@@ -254,7 +257,7 @@ def _files(tokenizer_json: str, config: TrainTokenizerConfig) -> dict[str, str]:
 
 
 def _rebatch(stop: threading.Event, batches: Iterator[list[str]]) -> Iterator[list[str]]:
-    """Yield small batches until `stop` is set; the trainer holds many batches in memory at once."""
+    """Yield small batches until `stop` is set, because the trainer holds many batches in memory at once."""
     for batch in batches:
         for start in range(0, len(batch), _TRAINER_BATCH):
             if stop.is_set():

@@ -49,7 +49,7 @@ _COUNTED = (
     "dropped_single_segment_tokens",
     "dropped_tail_tokens",
 )
-_COLUMNS = 6  # of `UnpairedExamples._rows`
+_COLUMNS = 6  # columns of `UnpairedExamples._rows`
 _PLANS, _ORDER = range(2)  # random streams
 
 
@@ -68,9 +68,9 @@ class UnpairedExamples:
     _tokens: int = 0
 
     def add(self, tokenized: TokenizedDocuments) -> None:
-        """Plan the examples of some documents.
+        """Plan the examples of a batch of documents.
 
-        Documents and their tokens are counted once, reused and dropped tokens in every copy. With the counts of
+        Documents and their tokens are counted once; reused and dropped tokens are counted per copy. With the counts of
         `example_statistics`,
         `dupe_factor * document_tokens + reused_tokens = own_tokens + trimmed_tokens + dropped_*_tokens`.
         """

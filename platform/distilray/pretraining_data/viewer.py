@@ -13,7 +13,8 @@ from distilray.pretraining_data.tokenizer import Vocabulary, build_tokenizer, re
 from distilray.pretraining_data.unpaired_examples import COPY_SHIFT, DOCUMENT_SHIFT
 
 LEGEND = "seen{label}: [MASK]{token} masked, other!{token} replaced by a random token, token={token} kept"
-_STYLES = {"": "bold yellow", "!": "bold red", "=": "bold green"}  # by the sign after the token that the model sees
+# Style by the character after the token that the model sees.
+_STYLES = {"": "bold yellow", "!": "bold red", "=": "bold green"}
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,9 @@ class ExampleViewer:
     def _row(self, row: int) -> Text:
         ((shard, local_row),) = self.shards.locate(np.array([row]))
         ids, labels = self._seen(shard, local_row)
-        second = int(shard.segment_b_start[local_row])
+        b_start = int(shard.segment_b_start[local_row])
         text = Text().append(f"row {row:,}: {_heading(shard, local_row, len(ids), len(labels))}\n", style="dim")
-        segments = [("A ", range(second)), ("B ", range(second, len(ids)))]
+        segments = [("A ", range(b_start)), ("B ", range(b_start, len(ids)))]
         for name, positions in segments:
             if positions:
                 text.append(name, style="bold cyan")
@@ -87,14 +88,14 @@ class ExampleViewer:
         text, previous = Text(), self.vocabulary.cls
         for position in positions:
             token, original = ids[position], labels.get(position, ids[position])
-            # A trimmed segment may start inside a word, so its first piece has nothing to join.
+            # A trimmed segment may start inside a word; its first piece cannot be joined to anything.
             joined = self.vocabulary.is_continuation[original] and previous not in self.vocabulary.special
             previous = original
             if text and not joined:
                 text.append(" ")
             if position in labels:
-                sign = "" if token == self.vocabulary.mask else "=" if token == original else "!"
-                text.append(f"{self._token(token)}{sign}{{{self._token(original)}}}", style=_STYLES[sign])
+                marker = "" if token == self.vocabulary.mask else "=" if token == original else "!"
+                text.append(f"{self._token(token)}{marker}{{{self._token(original)}}}", style=_STYLES[marker])
             else:
                 text.append(self._token(token).removeprefix("##" if joined else ""))
         return text
@@ -110,12 +111,12 @@ def _heading(shard: Shard, local_row: int, tokens: int, masks: int) -> str:
     document, other = example >> DOCUMENT_SHIFT, int(shard.document_b[local_row])
     copy = example >> COPY_SHIFT & ((1 << DOCUMENT_SHIFT - COPY_SHIFT) - 1)
     number = example & ((1 << COPY_SHIFT) - 1)
-    second = ""
+    origin_of_b = ""
     if int(shard.segment_b_start[local_row]) < tokens:
-        second = "B follows A" if document == other else f"B of document {other:,}"
+        origin_of_b = "B follows A" if document == other else f"B of document {other:,}"
     parts = [
         f"document {document:,}, copy {copy}, example {number:,}",
-        second,
+        origin_of_b,
         f"{tokens} tokens, {masks} to predict, {int(shard.trimmed[local_row])} trimmed",
     ]
     return "; ".join(part for part in parts if part)

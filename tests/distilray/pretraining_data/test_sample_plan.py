@@ -23,7 +23,7 @@ def rows_of(plan, start, stop):
 @given(plan=PLANS)
 def test_each_epoch_uses_every_example_exactly_once(plan):
     for epoch in range(3):
-        found = plan.stream(epoch * plan.rows, (epoch + 1) * plan.rows)
+        found = plan.stream(epoch * plan.total_rows, (epoch + 1) * plan.total_rows)
         assert np.array_equal(np.sort(found.rows), np.arange(sum(plan.shard_rows)))
         assert set(found.epochs) == {epoch}
 
@@ -47,8 +47,8 @@ def test_steps_cut_the_stream_without_gap_or_overlap(plan, first):
 )
 def test_an_epoch_is_used_exactly_once_if_the_number_of_workers_changes(plan, workers, micro_batch_size, seed):
     """The run resumes with another number of workers every few steps."""
-    lengths = np.random.default_rng(seed).integers(5, 128, plan.rows)
-    steps = -(-plan.rows // plan.batch_size)
+    lengths = np.random.default_rng(seed).integers(5, 128, plan.total_rows)
+    steps = -(-plan.total_rows // plan.batch_size)
     taken = []
     for step in range(steps):
         num_workers = workers[step * len(workers) // steps]
@@ -61,15 +61,15 @@ def test_an_epoch_is_used_exactly_once_if_the_number_of_workers_changes(plan, wo
         used = [planned.take(places) for own in of_rank for places in own]
         assert sorted(np.concatenate([part.rows for part in used])) == sorted(planned.rows)
         taken += [row for part in used for row in part.rows[part.epochs == 0]]
-    assert sorted(taken) == list(range(plan.rows))
+    assert sorted(taken) == list(range(plan.total_rows))
 
 
 @settings(max_examples=200, deadline=None)
 @given(plan=PLANS, step=st.integers(0, 200))
 def test_the_state_is_the_position_of_the_next_step(plan, step):
     state = plan.state(step)
-    assert 0 <= state.consumed < plan.rows
-    start = state.epoch * plan.rows + state.consumed
+    assert 0 <= state.consumed < plan.total_rows
+    start = state.epoch * plan.total_rows + state.consumed
     assert np.array_equal(rows_of(plan, start, start + plan.batch_size), plan.step_rows(step).rows)
 
 

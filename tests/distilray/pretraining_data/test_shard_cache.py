@@ -81,7 +81,7 @@ def counted(self, uri, file):
     print("fetched")
     return original(self, uri, file)
 LocalCache.download = counted
-ShardCache(CacheConfig(directory=sys.argv[1])).local(sys.argv[2], {"sha256": sys.argv[3]})
+ShardCache(CacheConfig(directory=sys.argv[1])).download(sys.argv[2], {"sha256": sys.argv[3]})
 """
 
 
@@ -101,7 +101,7 @@ def test_processes_that_need_a_shard_at_the_same_time_fetch_it_once(remote, shar
 
 def test_shards_ahead_are_fetched_in_the_background(remote, cache, tmp_path, downloads):
     shards = ShardSet(remote, "train", cache=cache)
-    shards.fetch([0, 1])
+    shards.start_downloads([0, 1])
     deadline = time.monotonic() + 60
     while len(list((tmp_path / "cache").glob("*.arrow"))) < 2:
         assert time.monotonic() < deadline
@@ -122,14 +122,14 @@ def test_a_truncated_download_is_repeated(tmp_path, cache, monkeypatch):
         return found
 
     monkeypatch.setattr(LocalCache, "download", copy)
-    assert cache.local(str(source), entry_of(b"content")).read_bytes() == b"content"
+    assert cache.download(str(source), entry_of(b"content")).read_bytes() == b"content"
 
 
 def test_a_shard_of_other_content_is_refused_by_name_and_not_kept(tmp_path, cache):
     source = tmp_path / "shard"
     source.write_bytes(b"changed")
     with pytest.raises(InputError, match=r"shard: its content differs from the manifest"):
-        cache.local(str(source), entry_of(b"content"))
+        cache.download(str(source), entry_of(b"content"))
     assert [file.suffix for file in (tmp_path / "cache").iterdir()] == [".lock"]
 
 
@@ -142,14 +142,14 @@ def test_a_full_disk_is_reported_in_one_line_with_the_folder(tmp_path, cache, mo
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(InputError, match=r"cache: cannot store a shard there \(No space.*set cache.directory"):
-        cache.local(str(source), entry_of(b"content"))
+        cache.download(str(source), entry_of(b"content"))
 
 
 def test_least_recently_used_shards_are_removed_first(tmp_path):
     small = ShardCache(CacheConfig(directory=str(tmp_path / "cache"), max_gb=25e-9))  # two of ten bytes each
     for number, name in enumerate("abac"):
         (tmp_path / name).write_bytes(name.encode() * 10)
-        path = small.local(str(tmp_path / name), entry_of(name.encode() * 10))
+        path = small.download(str(tmp_path / name), entry_of(name.encode() * 10))
         os.utime(path, (number, number))
     kept = {file.read_bytes()[:1] for file in (tmp_path / "cache").glob("*.arrow")}
     assert kept == {b"a", b"c"}

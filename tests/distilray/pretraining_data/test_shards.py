@@ -192,7 +192,7 @@ def test_an_incomplete_run_is_refused_by_folder(copied):
 
 
 def test_no_more_shards_than_allowed_are_open_at_once(tmp_path, tokenizer_dir, monkeypatch):
-    monkeypatch.setattr(shards_module, "_OPEN_SHARDS", 2)
+    monkeypatch.setattr(shards_module, "_MAX_OPEN_SHARDS", 2)
     shards = ShardSet(write_shards(tmp_path / "run", tokenizer_dir, rows_per_shard=10), "train")
     assert len(shards.shard_rows) > 4
     expected = read_all(ShardSet(shards.folder, "train"))

@@ -28,7 +28,7 @@ def fetched(tmp_path):
         source.write_bytes(name.encode() * 10)
         entry = {"sha256": hashlib.sha256(source.read_bytes()).hexdigest(), "bytes": 10}
         cache = ShardCache(CacheConfig(directory=str(tmp_path / "cache"), max_gb=(10 * room + 5) * 1e-9))
-        path = cache.local(str(source), entry)
+        path = cache.download(str(source), entry)
         if at is not None:
             os.utime(path, (at, at))
         return path
@@ -89,7 +89,7 @@ def test_a_damaged_download_is_repeated_once_and_never_cached(fetched, tmp_path,
 
 
 def test_the_least_recently_used_shard_is_closed(tmp_path, tokenizer_dir, monkeypatch):
-    monkeypatch.setattr(shards_module, "_OPEN_SHARDS", 2)
+    monkeypatch.setattr(shards_module, "_MAX_OPEN_SHARDS", 2)
     shards = ShardSet(write_shards(tmp_path / "run", tokenizer_dir, rows_per_shard=20), "train")
     opened = []
     open_shard = Shard.open

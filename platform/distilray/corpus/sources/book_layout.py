@@ -9,13 +9,13 @@ from distilray.corpus.writing_systems import join_lines
 
 _MAX_WRAPPED = 100  # characters; Project Gutenberg wraps at 60 to 75, others at 80
 _WRAPPED_FRACTION = 0.98  # minimum fraction of lines within that limit
-_MAX_ENDED_FRACTION = 0.5  # lines that end like a sentence: about 0.1 of wrapped lines, nearly 1 of paragraphs
+_MAX_ENDED_FRACTION = 0.5  # lines that end a sentence: about 0.1 if lines are wrapped, nearly 1 if not
 _MAX_HEADING = 160  # characters
 _MAX_HEADING_LINES = 4
 _CONTENTS_FRACTION = 0.6
 
 _BLANK = re.compile(r"\n(?:[^\S\n]*\n)+")
-_ENDED = re.compile(r"[.!?…。！？।؟۔։][\"'”’»«“)\]」』）_*]*$")
+_SENTENCE_ENDED = re.compile(r"[.!?…。！？।؟۔։][\"'”’»«“)\]」』）_*]*$")
 _INDENT = re.compile(r"^[ \t]*")
 
 _EMPHASIS = re.compile(r"(?<![^\W_])_([^_]{1,2000}?)_(?![^\W_])")
@@ -47,7 +47,7 @@ _ENTRY = re.compile(
 )
 _PAGE_AT_END = re.compile(r"(?:\s{2}|\t|\.\s?\.\s?\.)\s*(?:\d{1,4}|[ivxlc]{1,6})$", re.IGNORECASE)
 _QUOTES = "\"'“‘«"
-_PAGE_SIGNS = frozenset("0123456789ivxlcIVXLC")
+_PAGE_CHARACTERS = frozenset("0123456789ivxlcIVXLC")
 _IMPRINT = re.compile(r"[\W_]*(?:copyright,? (?:\W|\d|by\b)|all rights reserved\b).*", re.IGNORECASE | re.DOTALL)
 _BYLINE = re.compile(r"by (?:\b\w\.|[^.!?]){2,60}(?<!\.)", re.IGNORECASE)
 
@@ -57,7 +57,7 @@ _PROSE_LINE = 50  # lines of verse are shorter
 _LONG_BLOCK = 60
 
 _PAGE = r"(?:pages?|pg\.?|p\.|seite|s\.|p[aá]g(?:ina)?\.?)"
-# Insertions by an editor. Captions may contain one nested bracket.
+# Insertions by an editor. Captions may contain nested brackets, one level deep.
 _BRACKETED = (
     r"\[(?:illustrations?|frontispiece|sidenote|footnotes?|decoration|music|map|plate|blank page|abbildung(?:en)?"
     r"|fu(?:ß|ss)noten?|notes?(?= \d{1,4}:))\b"
@@ -82,7 +82,7 @@ def book_prose(text: str) -> str:
     """Return the running text of a book: one line per paragraph, separated by blank lines.
 
     Headings, tables of contents, page numbers, rows of asterisks, captions, bracketed notes and emphasis markup are
-    removed if they are unambiguous. A hyphen at the end of a line is kept, since it may belong to the word.
+    removed if they are unambiguous. A hyphen at the end of a line is kept, since the word may be spelled with one.
     """
     cleaned = remove_insertions(text)
     wrapped = is_wrapped(cleaned)
@@ -94,16 +94,16 @@ def book_prose(text: str) -> str:
 def is_wrapped(text: str) -> bool:
     """Return True if lines are wrapped at a fixed width, False if each line is a paragraph."""
     lines = [line.strip() for line in text.split("\n")]
-    filled = [line for line in lines if line]
-    short = sum(len(line) <= _MAX_WRAPPED for line in filled)
-    if short < _WRAPPED_FRACTION * len(filled):
+    nonblank = [line for line in lines if line]
+    short = sum(len(line) <= _MAX_WRAPPED for line in nonblank)
+    if short < _WRAPPED_FRACTION * len(nonblank):
         return False
     inner = [line for line, below in pairwise(lines) if line and below]
-    return sum(bool(_ENDED.search(line)) for line in inner) <= _MAX_ENDED_FRACTION * len(inner)
+    return sum(bool(_SENTENCE_ENDED.search(line)) for line in inner) <= _MAX_ENDED_FRACTION * len(inner)
 
 
 def _unwrap(paragraph: str) -> str:
-    # The patterns are slow, and most paragraphs do not need them.
+    # Most paragraphs do not need these slow patterns.
     if "_" in paragraph:
         paragraph = _EMPHASIS.sub(r"\1", paragraph)
     if "-\n" in paragraph or "—\n" in paragraph:
@@ -123,7 +123,7 @@ def _split_block(block: str, wrapped: bool) -> list[str]:
     margin = min(map(_indent, lines))
     paragraphs = [[lines[0]]]
     for above, line in pairwise(lines):
-        if _indent(line) >= margin + 2 and _indent(above) != _indent(line) and _ENDED.search(above.rstrip()):
+        if _indent(line) >= margin + 2 and _indent(above) != _indent(line) and _SENTENCE_ENDED.search(above.rstrip()):
             paragraphs.append([])
         paragraphs[-1].append(line)
     return ["\n".join(map(str.strip, paragraph)) for paragraph in paragraphs]
@@ -141,7 +141,7 @@ def _is_contents(lines: list[str]) -> bool:
 
 
 def _ends_in_page(line: str) -> bool:
-    return line[-1:] in _PAGE_SIGNS and bool(_PAGE_AT_END.search(line[-40:]))
+    return line[-1:] in _PAGE_CHARACTERS and bool(_PAGE_AT_END.search(line[-40:]))
 
 
 def _is_not_prose(paragraph: str) -> bool:
@@ -156,11 +156,11 @@ def _is_not_prose(paragraph: str) -> bool:
         return _is_title(numbered["rest"])
     if any(pattern.fullmatch(text) for pattern in (_NAMED, _BYLINE, _IMPRINT)):
         return True
-    return text.isupper() and text[0] not in _QUOTES and not _ENDED.search(text)
+    return text.isupper() and text[0] not in _QUOTES and not _SENTENCE_ENDED.search(text)
 
 
 def _is_title(rest: str) -> bool:
-    """Return True if the text after `Chapter 1` is empty or a title: in capitals, or after a sign or line break."""
+    """Return True if the text after `Chapter 1` is empty, in capitals, or set off by punctuation or a line break."""
     words = rest.strip(" _*")
     return not words or words[0] in ".:,;—–-\n(" or words.isupper()
 

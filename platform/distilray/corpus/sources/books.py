@@ -1,4 +1,4 @@
-"""Books as plain text, one per file, as published by Project Gutenberg and others, in any common character set."""
+"""Books as plain text, one per file, as published by Project Gutenberg and others, in any common encoding."""
 
 # ruff: noqa: RUF001 - this module handles typographic characters
 
@@ -11,7 +11,7 @@ import charset_normalizer
 from distilray.config.corpus import BooksSource
 from distilray.corpus.sources.book_layout import book_prose
 from distilray.corpus.sources.gutenberg import read_book
-from distilray.corpus.sources.ranges import RawDocument
+from distilray.corpus.sources.raw_documents import RawDocument
 from distilray.formats.bad_rows import BadRow
 from distilray.formats.lines import FileRange, byte_ranges
 from distilray.formats.streams import EmptyFileError, UnreadableError, read_whole, split_suffix, stored_size
@@ -26,7 +26,7 @@ _BYTE_ORDER_MARKS = (  # UTF-32 LE before UTF-16 LE, whose mark is a prefix of i
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-# The common ones of each group of similar encodings. With all encodings of Python, guesses would be exotic.
+# The most common encodings of each similar group. Considering all of Python's encodings yields exotic guesses.
 _CANDIDATES = [
     *[f"cp{number}" for number in (1252, 1250, 1251, 1253, 1254, 1255, 1256, 1257, 437, 850, 852, 866, 932, 949)],
     *["iso8859_2", "iso8859_5", "iso8859_7", "koi8_r", "mac_roman", "euc_jp", "gb18030", "big5"],
@@ -34,10 +34,10 @@ _CANDIDATES = [
 _SAMPLE_BYTES = 64 << 10
 _MAX_CONTROL_FRACTION = 1e-3
 _MAX_REPLACED_FRACTION = 1e-4
-_MAX_WESTERN_FRACTION = 0.2  # accented letters; in cp1252, English has 0.001, French 0.05, Russian 1
+_MAX_WESTERN_FRACTION = 0.2  # accented letters; read as cp1252, English has 0.001, French 0.05, Russian 1
 
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]")
-_HIGH = re.compile(rb"[^\n]*[\x80-\xff][^\n]*")
+_NON_ASCII_LINE = re.compile(rb"[^\n]*[\x80-\xff][^\n]*")
 # Characters outside those of Western European typography. They may be letters in an Eastern European encoding.
 _NOT_WESTERN = re.compile(
     r"[^\x00-\x7f‘’‚“”„–—…•†‡™œŒŸ\xa0£§©®°´·½¼¾«»ªºÀÁÂÄÅÆÇÈÉÊËÍÎÏÑÓÔÖØÙÚÛÜßàáâäåæçèéêëìíîïñòóôöøùúûüÿ¡¿¢¥×]"
@@ -45,9 +45,9 @@ _NOT_WESTERN = re.compile(
 _ACCENTED = re.compile(r"[À-ÿœŒŸ]")
 # A Mac Roman dash decodes to a capital letter inside a word.
 _CAPITAL_INSIDE = re.compile(r"[À-ÖØ-Þ](?<=[a-z].)(?=[a-z])")
-# Letters of DOS and ISO 8859 code pages decode to signs that normally do not occur inside words.
-_SIGN_INSIDE = re.compile(r"[‚„](?<=[^\W\d_].)|[†‡ˆ‰‹¤«»¹³±¶](?<=[^\W\d_].)(?=[^\W\d_])")
-_OTHER_ENCODING = (_NOT_WESTERN, _CAPITAL_INSIDE, _SIGN_INSIDE)
+# Letters of DOS and ISO 8859 code pages decode to symbols that normally do not occur inside words.
+_SYMBOL_INSIDE = re.compile(r"[‚„](?<=[^\W\d_].)|[†‡ˆ‰‹¤«»¹³±¶](?<=[^\W\d_].)(?=[^\W\d_])")
+_OTHER_ENCODING = (_NOT_WESTERN, _CAPITAL_INSIDE, _SYMBOL_INSIDE)
 # Mojibake: UTF-8 that was decoded as windows-1252 and encoded as UTF-8 again.
 _MOJIBAKE = re.compile(r"â€[\u0080-\u00bf˜™œšž“”¦¢¡]|Ã[\u0080-\u00bf‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]|Â[\u00a0-\u00bf]")
 _MOJIBAKE_PREFIXES = ("â€", "Ã", "Â")
@@ -139,7 +139,7 @@ def _detect(data: bytes) -> tuple[str, str]:
 def _count_wrong(text: str, *, utf8: bool) -> int:
     """Count the sequences that show that the text was decoded, here or earlier, with the wrong encoding."""
     if not utf8:
-        return len(_SIGN_INSIDE.findall(text))
+        return len(_SYMBOL_INSIDE.findall(text))
     return len(_MOJIBAKE.findall(text)) if any(prefix in text for prefix in _MOJIBAKE_PREFIXES) else 0
 
 
@@ -151,7 +151,7 @@ def _decode_strictly(data: bytes, encoding: str) -> str:
 
 
 def _is_nearly_utf8(text: str, replaced: int) -> bool:
-    """Return True if nearly all non-ASCII characters are valid. Text in another encoding is never valid by chance."""
+    """Return True if nearly all non-ASCII characters are valid, which is never so by chance in another encoding."""
     valid = len(text.encode()) - len(text) - 2 * replaced  # continuation bytes, except those of U+FFFD
     return valid >= 10 * replaced and replaced <= max(1, _MAX_REPLACED_FRACTION * len(text))
 
@@ -175,7 +175,7 @@ def _is_western(data: bytes) -> bool:
 def _guess(data: bytes) -> str:
     """Return the guess of charset-normalizer for a sample of the lines that are not ASCII."""
     sample = bytearray()
-    for line in _HIGH.finditer(data):
+    for line in _NON_ASCII_LINE.finditer(data):
         sample += line[0][:_SAMPLE_BYTES] + b"\n"
         if len(sample) >= _SAMPLE_BYTES:
             break

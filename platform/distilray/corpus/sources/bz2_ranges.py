@@ -29,8 +29,8 @@ _FOOTER_BITS = _MARK_BITS + 32  # mark and checksum of the stream
 _MAX_BLOCK_BYTES = 4 << 20  # generous: a block contains 900 kB before compression
 _TAIL_TEXT = 64  # bytes; enough to recognize the end of a dump
 
-_MAX_BLOCK_TEXT = 48 << 20  # a block of one repeated letter expands to this size
-_FREE_BYTES_OF_A_RANGE = 1 << 30  # text of a range that is accepted at any expansion ratio
+_MAX_BLOCK_TEXT = 48 << 20  # the text of a block that repeats a single letter
+_RANGE_FREE_BYTES = 1 << 30  # text of a range that is accepted at any expansion ratio
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class TextSpan:
     """Decoded text that directly follows the previous span.
 
     Attributes:
-        offset: position in the stored file of the stream or block that contains the text, or of its first byte if
-            `exact`.
+        offset: position in the stored file of the first byte if `exact`, otherwise of the stream or block that
+            contains the text.
         data: text; empty to announce the offset of the next span, so that a reader can stop before it is decoded.
         exact: True for uncompressed files.
     """
@@ -102,8 +102,8 @@ class _ExpansionMeter:
     start: int
     text_bytes: int = 0
 
-    def is_over(self, position: int) -> bool:
-        return streams.is_bomb(self.text_bytes, position - self.start, free_bytes=_FREE_BYTES_OF_A_RANGE)
+    def is_bomb(self, position: int) -> bool:
+        return streams.is_bomb(self.text_bytes, position - self.start, free_bytes=_RANGE_FREE_BYTES)
 
 
 def read_streams(stored: StoredFile, name: str, start: int, end: int) -> Iterator[TextSpan | BadRow]:
@@ -121,7 +121,7 @@ def read_streams(stored: StoredFile, name: str, start: int, end: int) -> Iterato
     position = find_stream(stored, start, end)
     while position is not None and stored.size - position >= _STREAM_BYTES:
         yield TextSpan(position, b"")
-        if meter.is_over(position):
+        if meter.is_bomb(position):
             yield _bomb(name, position, end)
             return
         try:
@@ -143,14 +143,14 @@ def read_blocks(stored: StoredFile, name: str, start: int, end: int) -> Iterator
     while len(pending) > 1:
         position = pending[0] // 8
         yield TextSpan(position, b"")
-        if meter.is_over(position):
+        if meter.is_bomb(position):
             yield _bomb(name, position, end)
             return
         used = 1
         try:
             text = _block_text(stored, pending[0], pending[1])
             if text is None and (following := next(marks, None)) is not None:
-                pending.append(following)  # the mark in between may be part of the data by chance
+                pending.append(following)  # the data may contain the bits of a mark by chance
                 text = _block_text(stored, pending[0], following)
                 used = 1 if text is None else 2
         except UnreadableError as error:
@@ -211,7 +211,7 @@ def _stream_text(stored: StoredFile, start: int, meter: _ExpansionMeter) -> Gene
         text_bytes += len(text)
         meter.text_bytes += len(text)
         if streams.is_bomb(text_bytes, end - start) or len(buffer) > _MAX_BLOCK_TEXT:
-            detail = f"a bz2 stream expands more than {streams.MAX_EXPANSION}-fold, which no text does"
+            detail = f"a bz2 stream expands more than {streams.MAX_EXPANSION}-fold, unlike any text"
             raise UnreadableError("bz2_bomb", detail, offset=verified_end)
         # If the decoder asks for input without filling its output, the output ends with a verified block.
         if buffer and (decoder.eof or (decoder.needs_input and len(text) < _BUFFER_BYTES)):
@@ -221,7 +221,7 @@ def _stream_text(stored: StoredFile, start: int, meter: _ExpansionMeter) -> Gene
 
 
 def _block_marks(stored: StoredFile, start: int) -> Iterator[int]:
-    """Yield the bit positions of the block marks from byte `start` on, and then that of the end of the file."""
+    """Yield the bit positions of the block marks from byte `start` on, and finally the end of the file."""
     for offset in range(start, stored.size, _BUFFER_BYTES):
         bits = _find_marks(stored.read(offset, _BUFFER_BYTES + _MARK_BITS // 8), _BLOCK_MARK)
         yield from (8 * offset + bit for bit in bits if bit < 8 * _BUFFER_BYTES)
@@ -232,7 +232,7 @@ def _find_marks(data: bytes, mark: int) -> list[int]:
     """Return the bit positions in `data` at which a 48-bit mark starts."""
     bits = []
     for shift in range(8):
-        inner = (mark << 8 - shift).to_bytes(7, "big")[1:6]  # the bytes that contain only bits of the mark
+        inner = (mark << 8 - shift).to_bytes(7, "big")[1:6]  # bytes that contain only bits of the mark
         position = data.find(inner, 1)
         while position >= 0:
             window = int.from_bytes(data[position - 1 : position + 6].ljust(7, b"\0"), "big")
@@ -272,11 +272,11 @@ def _decode_block(data: bytes, start: int, end: int) -> bytes | None:
         return None
     if len(text) > streams.FREE_BYTES:
         raise UnreadableError(
-            "bz2_bomb", f"a bz2 block expands to more than {streams.FREE_BYTES >> 20} MiB, which no text does"
+            "bz2_bomb", f"a bz2 block expands to more than {streams.FREE_BYTES >> 20} MiB, unlike any text"
         )
     return text if decoder.eof else None
 
 
 def _bomb(name: str, position: int, end: int) -> BadRow:
-    detail = f"the bz2 data repeatedly expands more than {streams.MAX_EXPANSION}-fold, which no text does"
+    detail = f"the bz2 data repeatedly expands more than {streams.MAX_EXPANSION}-fold, unlike any text"
     return BadRow(name, position, "bz2_bomb", detail, max(end - position, 0))

@@ -10,9 +10,9 @@ from distilray.formats.streams import UnreadableError, read_chunks
 from distilray.runtime import storage
 
 _MULTISTREAM = re.compile(r"(?P<wiki>.*-multistream)(?P<number>[0-9]*)\.xml(?P<pages>[^/]*)\.bz2(?P<query>(?:\?.*)?)")
-_ENDINGS = (".bz2", "")
+_SUFFIXES = (".bz2", "")
 _MAX_LINE = 64 << 10
-_CHECKED_BOUNDARIES = 16  # each is a request to the object store
+_MAX_CHECKED = 16  # offsets; each check is a request to the object store
 _FIX = "use the index of this dump, or omit index_path and remove the wrong index"
 
 
@@ -22,7 +22,7 @@ def find_index(uri: str) -> str | None:
     if not dump:
         return None
     stem = f"{dump['wiki']}-index{dump['number']}.txt{dump['pages']}"
-    names = [stem + ending + dump["query"] for ending in _ENDINGS]
+    names = [stem + suffix + dump["query"] for suffix in _SUFFIXES]
     return next((name for name in names if storage.exists(name)), None)
 
 
@@ -47,12 +47,12 @@ def stream_boundaries(index: str, dump: str, *, size: int, chunk_bytes: int) -> 
         while last >= (target := (boundaries[-1] if boundaries else 0) + chunk_bytes):
             position = bisect_left(lines, target, key=lambda line: _offset(index, line))
             boundaries.append(_offset(index, lines[position]))
-    _check(index, dump, size, [*boundaries, last])
+    _check_offsets(index, dump, size, [*boundaries, last])
     return boundaries
 
 
 def _line_blocks(index: str) -> Iterator[list[bytes]]:
-    """Yield the lines of the index, some thousands at a time."""
+    """Yield the lines of the index in blocks of several thousand."""
     rest = b""
     try:
         for chunk in read_chunks(index):
@@ -74,11 +74,11 @@ def _offset(index: str, line: bytes) -> int:
     return int(digits)
 
 
-def _check(index: str, dump: str, size: int, offsets: list[int]) -> None:
+def _check_offsets(index: str, dump: str, size: int, offsets: list[int]) -> None:
     """Check that streams start at a sample of the offsets, including the first and the last."""
     if max(offsets) >= size:
         raise InputError(f"{index}: offset {max(offsets):,} is beyond the end of {dump} ({size:,} bytes); {_FIX}")
-    step = -(-len(offsets) // _CHECKED_BOUNDARIES)
+    step = -(-len(offsets) // _MAX_CHECKED)
     with StoredFile(dump) as stored:
         for offset in {*offsets[::step], offsets[-1]}:
             if find_stream(stored, offset, offset + 1) is None:

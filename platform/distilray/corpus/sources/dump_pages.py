@@ -50,9 +50,9 @@ class Page:
 
 @dataclass(frozen=True)
 class RawPage:
-    """XML of a page; only its start if it is `oversized`, or `truncated` with the file.
+    """XML of a page. Incomplete if the page is `oversized`, or `truncated` by the end of the file.
 
-    `offset` is that of the text span in which the page starts.
+    `offset` is the offset of the text span in which the page starts.
     """
 
     offset: int
@@ -91,7 +91,7 @@ def split_pages(spans: Iterable[TextSpan | BadRow], *, end: int, max_bytes: int)
 
 
 class _PageSplitter:
-    """Buffers the unfinished page, or trailing bytes that may start a page tag. `offset` is that of the buffer."""
+    """Buffer for the unfinished page, or for trailing bytes that may start a page tag. `offset` is its start."""
 
     def __init__(self, max_bytes: int) -> None:
         self.text = bytearray()
@@ -141,7 +141,7 @@ class _PageSplitter:
 
 
 def parse_page(xml: bytes | bytearray, site: Site) -> Page:
-    """Parse the XML of one page. Of several revisions, the last one counts.
+    """Parse the XML of one page. If it has several revisions, the last one is used.
 
     Dumps in export format before 0.6 have no `<ns>`; their namespace is derived from the title.
 
@@ -153,7 +153,7 @@ def parse_page(xml: bytes | bytearray, site: Site) -> Page:
     try:
         fields.parser.Parse(xml, True)
     except pyexpat.ExpatError as error:
-        raise _refusal(xml, error) from None
+        raise _parse_error(xml, error) from None
     finally:
         fields.release()
     values = {name: "".join(parts) for name, parts in fields.values.items()}
@@ -220,7 +220,7 @@ class _Fields:
         self.parser.CharacterDataHandler = None
 
 
-def _refusal(xml: bytes | bytearray, error: pyexpat.ExpatError) -> UnreadableError:
+def _parse_error(xml: bytes | bytearray, error: pyexpat.ExpatError) -> UnreadableError:
     try:
         xml.decode()
     except UnicodeDecodeError:

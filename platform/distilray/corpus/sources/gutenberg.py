@@ -10,11 +10,11 @@ _WORK = r"(?:the |this )?Project Gutenberg(?:'s|’s)?"
 _FLAGS = re.IGNORECASE | re.MULTILINE
 _HEADER_LIMIT = 60_000  # characters; the longest old "small print" has 15,000
 _LICENSE_LIMIT = 60_000  # characters; the license has 19,000
-_NEAR = 1_000  # characters between the plain-text end mark and the one with stars
+_NEAR = 1_000  # characters between the plain-text end mark and the one with asterisks
 _HEADER_PARAGRAPHS = 80
 _SHORTEST_BOOK = 40  # characters
 
-# The closing stars may follow a long title two lines later, or be missing.
+# The closing asterisks may be two lines later, after a long title, or missing.
 _START = re.compile(
     rf"^[ \t]*\*\*\*[ \t]*START OF {_WORK} E-?(?:BOOK|TEXT)(?:[^*\n]*(?:\n[^*\n]+){{0,2}}\*\*)?[^\n]*\n", _FLAGS
 )
@@ -50,7 +50,7 @@ _HEADER = re.compile(
 _TITLE = re.compile(r"^Title:[ \t]*(\S[^\n]*(?:\n[ \t]+\S[^\n]*)*)", _FLAGS)
 
 _EDGE = 40  # paragraphs at either end that may contain notices
-_CREDITS_EDGE = 12  # smaller, since the pattern for credits is less specific
+_CREDITS_EDGE = 12  # paragraphs; smaller, since the pattern for credits is less specific
 _MAX_INDENTED = 12  # paragraphs of a note under its heading
 _MAX_LICENSE = 2_500  # characters; a longer block without blank lines contains text as well
 _MAX_WRAPPED = 100  # characters; a longer line is a paragraph
@@ -137,7 +137,7 @@ def read_book(text: str) -> Book:
         start, end = _without_header(text, start, end)
     if start == 0 and end == len(text):
         return Book("", remove_notices(text))
-    return Book(_title(text[:start]), remove_notices(text[start:end], credited=True).strip("\n"))
+    return Book(_title(text[:start]), remove_notices(text[start:end], remove_credits=True).strip("\n"))
 
 
 def _without_small_print(text: str, start: int, end: int) -> tuple[int, int]:
@@ -147,8 +147,8 @@ def _without_small_print(text: str, start: int, end: int) -> tuple[int, int]:
     if not blocks:
         return start, end
     first, last = blocks[0][0], blocks[-1][1]
-    is_at_the_end = len(text[last:end].strip()) < _SHORTEST_BOOK and text[start:first].strip()
-    return (start, first) if is_at_the_end else (last, end)
+    is_at_end = len(text[last:end].strip()) < _SHORTEST_BOOK and text[start:first].strip()
+    return (start, first) if is_at_end else (last, end)
 
 
 def _without_header(text: str, start: int, end: int) -> tuple[int, int]:
@@ -187,12 +187,12 @@ def _title(header: str) -> str:
     return " ".join(match[1].split()) if match else ""
 
 
-def remove_notices(text: str, *, credited: bool = False) -> str:
+def remove_notices(text: str, *, remove_credits: bool = False) -> str:
     """Remove unambiguous notices.
 
     Args:
         text: text of a book, whose lines may be wrapped.
-        credited: also remove credits of the people who made the file, as in files of Project Gutenberg.
+        remove_credits: whether to remove the credits of volunteers, as in files of Project Gutenberg.
 
     Returns:
         The remaining paragraphs, separated by single blank lines; the unchanged text if it has no notices.
@@ -210,17 +210,17 @@ def remove_notices(text: str, *, credited: bool = False) -> str:
         elif not is_edge:
             kept.append(paragraph)
         elif _NOTE_HEADING.fullmatch(paragraph):
-            skip = _length_of_note(paragraphs[number + 1 : end])
+            skip = _note_length(paragraphs[number + 1 : end])
         elif _EDITION.match(paragraph):
             skip = int(number + 1 < end and _LINK.match(paragraphs[number + 1]) is not None)
-        elif _NOTE_BEGIN.match(paragraph) or (credited and number < _CREDITS_EDGE and _CREDITS.match(paragraph)):
+        elif _NOTE_BEGIN.match(paragraph) or (remove_credits and number < _CREDITS_EDGE and _CREDITS.match(paragraph)):
             continue
         elif rest := _without_license(paragraph):
             kept.append(rest)
     return "\n\n".join(kept).strip("\n") if kept != PARAGRAPH_BREAK.split(text.strip("\n")) else text
 
 
-def _length_of_note(following: list[str]) -> int:
+def _note_length(following: list[str]) -> int:
     """Return the number of paragraphs in a note: the one after its heading, and indented ones after that."""
     indented = [all(line.startswith("    ") for line in text.split("\n")) for text in following[1:_MAX_INDENTED]]
     return min(len(following), 1 + (indented.index(False) if False in indented else len(indented)))

@@ -7,7 +7,7 @@ from typing import Any
 
 from distilray.config.corpus import JsonLinesSource
 from distilray.corpus.sources.other_formats import reject_other_formats
-from distilray.corpus.sources.ranges import RawDocument, row_document, selected_columns
+from distilray.corpus.sources.raw_documents import RawDocument, row_document, selected_columns
 from distilray.errors import InputError
 from distilray.formats.bad_rows import BadRow
 from distilray.formats.lines import FileRange, byte_ranges, read_lines
@@ -16,7 +16,7 @@ from distilray.formats.tables import Row, json_rows
 
 _SUFFIXES = {".jsonl", ".json", ".ndjson"}
 _HEAD_BYTES = 1 << 20
-_FIRST_LINES = 100  # searched for the title, which some documents may lack
+_FIRST_LINES = 100  # lines searched for the title column, which some documents may lack
 _FIX = "write one JSON object per line"
 
 
@@ -63,7 +63,7 @@ def read_documents(
 
 
 def _head(uri: str) -> tuple[bytes, bool]:
-    """Return the first bytes of a file, and whether that is the complete file."""
+    """Return the first bytes of a file, and whether they are the complete file."""
     head = bytearray()
     try:
         for chunk in read_chunks(uri):

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from distilray.config.corpus import WikipediaSource
-from distilray.corpus.sources import books, json_lines, separated_values, texts, wikipedia
-from distilray.corpus.sources import parquet_rows as parquet_rows_module
-from distilray.corpus.sources.ranges import RawDocument
+from distilray.corpus.sources import books, json_lines, parquet_rows, separated_values, texts, wikipedia
+from distilray.corpus.sources.raw_documents import RawDocument
 from distilray.corpus.wikitext.cleaning import clean_wikitext
 from distilray.formats.bad_rows import BadRow
 from distilray.formats.lines import FileRange
@@ -43,7 +42,7 @@ def _kind(module: Any, prose: Callable[[Any, RawDocument], str] = texts.prose) -
 SOURCE_KINDS: Mapping[str, SourceKind] = {
     "wikipedia": _kind(wikipedia, _wikitext_prose),
     "books": _kind(books, books.prose),
-    "parquet": _kind(parquet_rows_module),
+    "parquet": _kind(parquet_rows),
     "jsonl": _kind(json_lines),
     "csv": _kind(separated_values),
     "tsv": _kind(separated_values),

@@ -21,8 +21,8 @@ _FIXES: Mapping[str, tuple[str, ...]] = {
     ),
     _RECOMPRESS: (".lz4", ".lz", ".lzma", ".lzo", ".br", ".sz", ".snappy", ".z", ".zstd"),
 }
-_FIX_OF_SUFFIX = {suffix: fix for fix, suffixes in _FIXES.items() for suffix in suffixes}
-# Formats by first bytes of a file, for files with another suffix.
+_FIX_BY_SUFFIX = {suffix: fix for fix, suffixes in _FIXES.items() for suffix in suffixes}
+# Format and fix by the first bytes of a file, for files with a misleading suffix.
 _MAGIC: Mapping[bytes, tuple[str, str]] = {
     b"%PDF-": ("PDF", _CONVERT),
     b"{\\rtf": ("RTF", _CONVERT),
@@ -42,7 +42,7 @@ _MAGIC: Mapping[bytes, tuple[str, str]] = {
 
 def suggested_fix(name: str) -> str | None:
     """Return the fix for a file with an unsupported suffix; None for other suffixes."""
-    return _FIX_OF_SUFFIX.get(split_suffix(name)[2])
+    return _FIX_BY_SUFFIX.get(split_suffix(name)[2])
 
 
 def reject_other_formats(uri: str, head: bytes) -> None:

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from distilray.config.corpus import ParquetSource
-from distilray.corpus.sources.ranges import RawDocument, selected_columns
+from distilray.corpus.sources.raw_documents import RawDocument, selected_columns
 from distilray.errors import InputError
 from distilray.formats.bad_rows import BadRow
 from distilray.formats.lines import FileRange
@@ -16,10 +16,10 @@ from distilray.formats.streams import EmptyFileError, UnreadableError, stored_si
 from distilray.formats.tables import column_positions
 
 _BATCH_BYTES = 4 << 20
-# With dictionary encoding, a long text that is repeated in many rows takes little space until it is expanded. Small
-# columns are therefore read as dictionaries. The dictionary of a large one would not fit into memory, so it is expanded
-# a few rows at a time instead.
-_MAX_DICTIONARY = 32 << 20
+# With dictionary encoding, a long text that is repeated in many rows takes little space until it is expanded, so small
+# columns are read as dictionaries. The dictionary of a large column would not fit into memory; it is expanded a few
+# rows at a time.
+_MAX_DICTIONARY_BYTES = 32 << 20
 _MAX_BATCH_ROWS = 256
 
 
@@ -71,7 +71,7 @@ def read_documents(
     source: ParquetSource, file_range: FileRange, *, max_document_bytes: int
 ) -> Iterator[RawDocument | BadRow]:
     """Yield the documents of the rows of a range. The offset of a bad row is that of its row group."""
-    with _open(file_range.uri, dictionary=_dictionary(source, file_range)) as table:
+    with _open(file_range.uri, dictionary=_dictionary_columns(source, file_range)) as table:
         groups = [table.metadata.row_group(number) for number in range(file_range.end)]
         columns = list(dict.fromkeys(selected_columns(source).values()))
         first_row = sum(group.num_rows for group in groups[: file_range.start])
@@ -106,12 +106,12 @@ def _text_bytes(source: ParquetSource, group: Any) -> int:
     return int(text.total_uncompressed_size)
 
 
-def _dictionary(source: ParquetSource, file_range: FileRange) -> list[str]:
+def _dictionary_columns(source: ParquetSource, file_range: FileRange) -> list[str]:
     """Return the columns to read as dictionaries: the text column, if it is small in all row groups of the range."""
     with _open(file_range.uri) as table:
         groups = [table.metadata.row_group(number) for number in range(file_range.start, file_range.end)]
         largest = max(_text_bytes(source, group) for group in groups)
-    return [source.text_column] if largest <= _MAX_DICTIONARY else []
+    return [source.text_column] if largest <= _MAX_DICTIONARY_BYTES else []
 
 
 def _batch_rows(source: ParquetSource, group: Any) -> int:
@@ -144,11 +144,11 @@ def _documents(
 def _sizes(column: pa.Array) -> list[int | None]:
     """Return the size of each string in bytes (None for null) without creating Python strings."""
     if pa.types.is_dictionary(column.type):
-        return _sizes_of(column.dictionary).take(column.indices).to_pylist()
-    return _sizes_of(column).to_pylist()
+        return _byte_lengths(column.dictionary).take(column.indices).to_pylist()
+    return _byte_lengths(column).to_pylist()
 
 
-def _sizes_of(strings: pa.Array) -> pa.Array:
+def _byte_lengths(strings: pa.Array) -> pa.Array:
     return pc.binary_length(strings.cast(pa.large_binary()))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from distilray.config.corpus import CsvSource
 from distilray.corpus.sources.other_formats import reject_other_formats
-from distilray.corpus.sources.ranges import RawDocument, row_document, selected_columns
+from distilray.corpus.sources.raw_documents import RawDocument, row_document, selected_columns
 from distilray.errors import InputError
 from distilray.formats.bad_rows import BadRow
 from distilray.formats.lines import FileRange, byte_ranges, read_lines
@@ -80,4 +80,4 @@ def _rows(source: CsvSource, file_range: FileRange, max_bytes: int) -> Delimited
 
 
 def _positions(source: CsvSource, uri: str, header: list[str]) -> dict[str, int]:
-    return column_positions(uri, header, selected_columns(source), fix=", or delimiter if that is one name")
+    return column_positions(uri, header, selected_columns(source), hint=", or delimiter if the header was not split")

@@ -1,4 +1,4 @@
-"""Documents in plain text files, one per line, per block between blank lines, or per file."""
+"""Documents in plain text files: one per line, per block between blank lines, or per file."""
 
 import re
 import sys
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from distilray.config.corpus import TableSource, TextSource
 from distilray.corpus.sources.other_formats import reject_other_formats
-from distilray.corpus.sources.ranges import HEADING, RawDocument
+from distilray.corpus.sources.raw_documents import HEADING, RawDocument
 from distilray.corpus.writing_systems import join_lines
 from distilray.errors import InputError
 from distilray.formats.bad_rows import BadRow
@@ -24,7 +24,7 @@ from distilray.runtime import storage
 
 _SUFFIXES = {".txt", ".text"}
 _LOOK_BACK_BYTES = 64 << 10
-# A single `=` must be separated by spaces, so that code such as `=a=` does not match.
+# A single `=` must be separated from the title by a space, so that code such as `=a=` does not match.
 _HEADING = re.compile(r"= {0} =|(?P<signs>=(?: ?=){{1,5}}) ?{0} ?(?P=signs)".format(r"[^=]{0,200}\w[^=]{0,200}"))
 
 
@@ -116,7 +116,7 @@ def _without_headings(text: str) -> tuple[str, int]:
 
 
 def _blocks(file_range: FileRange, max_bytes: int) -> Iterator[Line]:
-    """Yield the blocks between blank lines that start in a range, each as one long line."""
+    """Yield the blocks between blank lines that start in a range, each as a single `Line`."""
     end = file_range.end if file_range.form == "lines" else sys.maxsize
     block: list[bytes] = []
     start = size = 0
@@ -137,16 +137,16 @@ def _blocks(file_range: FileRange, max_bytes: int) -> Iterator[Line]:
 
 
 def _block_start(file_range: FileRange) -> int:
-    """Return an offset before the range at which reading must start to know whether the range starts inside a block.
+    """Return the offset at which reading must start to know whether the range starts inside a block.
 
-    There is a non-blank character or a blank line between the two.
+    The text between the offset and the range contains a non-blank character or a blank line.
     """
-    first, window = file_range.start, _LOOK_BACK_BYTES
+    offset, window = file_range.start, _LOOK_BACK_BYTES
     with storage.open_file(file_range.uri) as file:
-        while first > 0:
-            first = max(0, file_range.start - window)
-            data = file.read_at(file_range.start - first, first)
+        while offset > 0:
+            offset = max(0, file_range.start - window)
+            data = file.read_at(file_range.start - offset, offset)
             if data.strip() or data.count(b"\n") > 1:
                 break
             window *= 2
-    return first
+    return offset

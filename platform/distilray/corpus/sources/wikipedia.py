@@ -16,7 +16,7 @@ from distilray.corpus.sources.bz2_ranges import (
     read_blocks,
     read_streams,
 )
-from distilray.corpus.sources.dump_head import MAX_HEADER_BYTES, read_dump_header
+from distilray.corpus.sources.dump_header import MAX_HEADER_BYTES, read_dump_header
 from distilray.corpus.sources.dump_index import find_index, stream_boundaries
 from distilray.corpus.sources.dump_pages import (
     PAGE_END,
@@ -27,7 +27,7 @@ from distilray.corpus.sources.dump_pages import (
     parse_page,
     split_pages,
 )
-from distilray.corpus.sources.ranges import RawDocument, TruncatedFileError
+from distilray.corpus.sources.raw_documents import RawDocument, TruncatedFileError
 from distilray.corpus.wikitext.sites import SITES, Site
 from distilray.errors import InputError
 from distilray.formats.bad_rows import BadRow
@@ -37,7 +37,7 @@ from distilray.formats.streams import CUT_SHORT, UnreadableError, stored_size
 # The names of numbered dump files contain their first and last page id: `*-pages-articles1.xml-p1p41242`.
 _NUMBERED = re.compile(r"\.xml-p([0-9]+)p([0-9]+)(?:\.bz2)?$", re.IGNORECASE)
 _BUFFER_BYTES = 1 << 20
-_STREAM_SEARCH_BYTES = 32 << 20  # generous: the second stream of a multistream dump starts in the first kilobytes
+_STREAM_SEARCH_BYTES = 32 << 20  # generous: in a multistream dump, the second stream starts within some kilobytes
 _TAIL_BYTES = 4 << 10
 _TAIL_TEXT = 64
 _METADATA_BYTES = 1 << 20  # limit for the XML of a page other than its wikitext
@@ -50,7 +50,7 @@ _DISAMBIGUATION = re.compile(
     + r")\s{0,9}[|}]",
     re.IGNORECASE,
 )
-# Reasons to drop a page without cleaning it. The first one that applies is counted.
+# Reasons to drop a page without cleaning it. Only the first one that applies is counted.
 _DROP_REASONS: tuple[tuple[str, Callable[[Page], bool]], ...] = (
     ("not_an_article", lambda page: page.namespace != 0),
     ("redirect", lambda page: page.redirect or _REDIRECT.match(page.text) is not None),
@@ -151,7 +151,7 @@ def _document(file_range: FileRange, raw: RawPage, site: Site, max_bytes: int) -
 
 
 def _key(file: str, page_id: int) -> str:
-    """Return the page id. A numbered file whose ids are outside its own range adds its name."""
+    """Return the page id, with the file name if the id is outside the range that the name states."""
     numbered = _NUMBERED.search(file)
     if numbered and not int(numbered[1]) <= page_id <= int(numbered[2]):
         return f"{file}:{page_id}"
@@ -206,7 +206,7 @@ def _report_missing_end(spans: Iterable[TextSpan | BadRow], name: str) -> Iterat
 
 
 def _end_fault(stored: StoredFile, is_bz2: bool) -> str:
-    """Describe the damage at the end of a dump; empty if there is none."""
+    """Return what is wrong with the end of a dump; empty if nothing is."""
     try:
         end = last_text(stored) if is_bz2 else stored.read(max(stored.size - _TAIL_BYTES, 0), _TAIL_BYTES)
     except UnreadableError as error:

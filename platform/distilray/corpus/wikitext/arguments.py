@@ -4,8 +4,8 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-HOLE = "\ufffc"  # object replacement character: a formula, code or address; its sentence is dropped
-GAP = "\ue006"  # removed content without visible text; brackets and spaces around it may need repair
+HOLE = "\ufffc"  # object replacement character: a formula, code or URL; its sentence is dropped
+GAP = "\ue006"  # removed invisible content; brackets and spaces around it may need repair
 UNKNOWN = "\ufdd0"  # a template without a rule; its name follows in private-use characters
 PARAGRAPH = "\n\n"
 
@@ -15,14 +15,14 @@ UNKNOWN_PATTERN = f"{UNKNOWN}[\U000f0000-\U000fffff]*"
 
 
 def unknown_template(name: str) -> str:
-    """Encode the name of a template without a rule. The result contains no character at which text is split."""
-    return UNKNOWN + "".join(chr(_NAME_PLANE + ord(sign) % 0x10000) for sign in " ".join(name.split())[:_MAX_NAME])
+    """Encode the name of a template without a rule. The result contains no characters at which text is split."""
+    return UNKNOWN + "".join(chr(_NAME_PLANE + ord(char) % 0x10000) for char in " ".join(name.split())[:_MAX_NAME])
 
 
 def unknown_names(text: str) -> list[str]:
     """Decode the names of the templates without a rule in a text."""
     placeholders = re.findall(UNKNOWN_PATTERN, text)
-    return ["".join(chr(ord(sign) - _NAME_PLANE) for sign in placeholder[1:]) for placeholder in placeholders]
+    return ["".join(chr(ord(char) - _NAME_PLANE) for char in placeholder[1:]) for placeholder in placeholders]
 
 
 @dataclass(frozen=True)

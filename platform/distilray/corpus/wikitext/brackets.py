@@ -50,17 +50,17 @@ class _BracketMatcher:
                 start, end = token.span()
                 self.closings[start] = (end - 2, end)
                 continue
-            sign = token[0][0]
-            if sign == "{":
+            first_char = token[0][0]
+            if first_char == "{":
                 self._push("{", token.start())
                 self._braces.append(len(token[0]))
-            elif sign == "}":
+            elif first_char == "}":
                 self._close_braces(token.start(), len(token[0]))
-            elif sign == "[":
+            elif first_char == "[":
                 self._push(token[0], token.start())
-            elif sign == "]":
+            elif first_char == "]":
                 self._close_links(token.start(), len(token[0]))
-            elif sign == "<":
+            elif first_char == "<":
                 self._tag(token)
             elif token[0].endswith("{|"):
                 self._push("{|", token.start())

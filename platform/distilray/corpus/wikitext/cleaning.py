@@ -19,7 +19,7 @@ from distilray.corpus.wikitext.visible_text import visible_text
 OTHER_TEMPLATES = "(others)"
 # Characters that the cleaner uses as placeholders.
 _RESERVED = re.compile("[\ufdd0\ue001-\ue006\ue100-\ue11f\U000f0000-\U000fffff]")
-_MAX_TEMPLATES = 1000  # distinct names to count; bounds memory
+_MAX_TEMPLATES = 1000  # distinct names counted, to limit memory
 
 _SWITCH = re.compile(r"__[^\s_](?:(?!__)\S){0,40}__")
 _SWITCH_LINE = re.compile(rf"^[ \t]*(?:{_SWITCH.pattern}[ \t]*)++$", re.MULTILINE)
@@ -55,7 +55,7 @@ def clean_wikitext(wikitext: str, site: Site = ENGLISH, templates: Mapping[str, 
 
 
 def _without_reserved(wikitext: str) -> str:
-    data = wikitext.encode(errors="replace")  # searching for the first bytes is the fastest test
+    data = wikitext.encode(errors="replace")  # searching for their first bytes is the fastest test
     return _RESERVED.sub("", wikitext) if any(byte in data for byte in (b"\xee", b"\xef\xb7", b"\xf3")) else wikitext
 
 
@@ -105,11 +105,11 @@ def _first_variant(markup: re.Match[str]) -> str:
 def remove_back_matter(wikitext: str, site: Site = ENGLISH) -> str:
     """Remove back-matter sections and their subsections. Extension tags must have been removed before.
 
-    This is done before parsing, because back matter is a tenth of a page and contains most of its unclosed braces.
+    Runs before parsing, because back matter is a tenth of a page and contains most of its unclosed braces.
     """
     titles = _titles(site.language)
     kept: list[str] = []
-    start = 0  # of the text that is not processed yet
+    start = 0  # of the text that has not been processed
     skip_level = 0  # heading level of the section being removed, 0 for none
     for heading in _HEADING.finditer(wikitext):
         level = min(len(heading[1]), len(heading[3]))

@@ -8,7 +8,7 @@ import re
 
 from distilray.corpus.wikitext.arguments import GAP, HOLE, PARAGRAPH
 
-# Replacement of each tag with its content.
+# Replacement for each tag and its content.
 _REPLACEMENTS = {
     "ref": GAP, "references": GAP, "templatedata": "", "inputbox": "", "categorytree": "", "mapframe": "",
     "maplink": "", "section": "", "indicator": "", "templatestyles": "", "imagemap": "", "graph": "", "phonos": GAP,
@@ -25,9 +25,9 @@ _ENDED = re.compile(rf"(?:[.!?…。！？।؟][\"”’»)]?|^|\n)[\s{GAP}]*$"
 _LINE_OR_REFERENCE = re.compile(r"\n|<ref")
 
 # Markup characters inside <nowiki> are mapped to private-use characters, and restored at the end.
-_SIGNS = "'*#:;=|[]{}<>&_~!-"
-_PROTECT = {ord(sign): 0xE100 + index for index, sign in enumerate(_SIGNS)}
-_RESTORE = {chr(hidden): chr(sign) for sign, hidden in _PROTECT.items()}
+_MARKUP_CHARACTERS = "'*#:;=|[]{}<>&_~!-"
+_PROTECT = {ord(char): 0xE100 + index for index, char in enumerate(_MARKUP_CHARACTERS)}
+_RESTORE = {chr(protected): chr(char) for char, protected in _PROTECT.items()}
 _PROTECTED = re.compile("[\ue100-\ue11f]")
 _LITERAL_MARKUP = re.compile(
     "|".join(pair.translate(_PROTECT) for pair in ("[[", "]]", "{{", "}}", "''", "=="))
@@ -39,7 +39,7 @@ _NOWIKI_MARKUP = re.compile(r"\[\[|\{\{|\{\||''|<|__|==|&\w+;")
 def remove_extension_tags(wikitext: str) -> str:
     """Remove comments and extension tags.
 
-    Of an unclosed tag, only the tag itself is removed; of an unclosed reference, the rest of the line as well.
+    If a tag is unclosed, only the tag itself is removed; if a reference is unclosed, the rest of its line as well.
     """
     kept: list[str] = []
     closes: dict[str, re.Match[str] | None] = {}  # next closing tag by name, None after the last one
@@ -80,7 +80,7 @@ def _end_of_unclosed_reference(wikitext: str, position: int) -> int:
 
 
 def protect_markup(text: str) -> str:
-    """`text` with the signs of markup hidden, so that they are only text; `restore_protected` brings them back."""
+    """Replace markup characters so that they are not parsed. Reverted by `restore_markup`."""
     return text.translate(_PROTECT)
 
 
@@ -90,7 +90,7 @@ def mask_literal_markup(paragraph: str) -> str:
 
 
 def restore_markup(text: str) -> str:
-    return _PROTECTED.sub(lambda sign: _RESTORE[sign[0]], text)
+    return _PROTECTED.sub(lambda match: _RESTORE[match[0]], text)
 
 
 def _replacement(name: str, tag: str, content: str) -> str:

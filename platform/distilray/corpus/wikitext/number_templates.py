@@ -11,18 +11,18 @@ import yaml
 from distilray.corpus.wikitext.arguments import HOLE, Arguments
 
 _NUMBER = re.compile(r"[-−+]?[\d.,/ ⁄+]*\d[\d.,/⁄]*(?:e[-+]?\d+)?")
-_ONE_AT_MOST = re.compile(r"1|\d{1,3}[/⁄]\d{1,3}")
+_TAKES_SINGULAR = re.compile(r"1|\d{1,3}[/⁄]\d{1,3}")
 _MIXED = re.compile(r"(?<=\d)\+(?=\d+[/⁄])")  # 5+1/2
-_BETWEEN = {
+_CONNECTORS = {
     "-": "–", "–": "–", "to": " to ", "to(-)": " to ", "to about": " to about ", "and": " and ", "or": " or ",
     "by": " by ", "x": " by ", "×": " by ", "xx": " × ", "*": " × ", "+/-": " ± ", "±": " ± ", ",": ", ",
     "and(-)": " and ", "+": " + ", "(-)": "–", "to(about)": " to about ", ", and": ", and ", ", or": ", or ",
 }  # fmt: skip
 
 _UNITS: Mapping[str, Sequence[str]] = yaml.safe_load(Path(__file__).with_name("units.yaml").read_text(encoding="utf-8"))
-# Singular and plural name by unit code.
-_NAMES = {code: (singular, plural) for code, (singular, plural) in _UNITS.items()}
-_WRITTEN_OUT = {name: names for names in _NAMES.values() for name in names}
+# Singular and plural name, by unit code.
+_UNIT_NAMES = {code: (singular, plural) for code, (singular, plural) in _UNITS.items()}
+_BY_UNIT_NAME = {name: names for names in _UNIT_NAMES.values() for name in names}
 # Prefixes of a code, as in `e6acre` for millions of acres. Some non-metric units use a letter, as in `Toilbbl`.
 _MULTIPLES = {
     "e3": "thousand", "e6": "million", "e9": "billion", "e12": "trillion", "k": "thousand", "M": "million",
@@ -31,12 +31,12 @@ _MULTIPLES = {
 _MULTIPLE = re.compile(r"e3|e6|e9|e12|[kMGT](?=oilbbl|bbl|cuft|ft3|cuyd|USgal|impgal|carat)")
 _MULTIPLE_NAME = re.compile("thousand|million|billion|trillion")  # "1 million acres"
 _SYMBOLS = re.compile(r"[A-Za-zµμ°]+\d?(?:[/.·][A-Za-z]+\d?)+")
-_TOGETHER = {("ft", "in"), ("foot", "in"), ("lb", "oz"), ("st", "lb"), ("mi", "ft"), ("yd", "ft")}
+_COMPOUND_UNITS = {("ft", "in"), ("foot", "in"), ("lb", "oz"), ("st", "lb"), ("mi", "ft"), ("yd", "ft")}
 
 _SUPERSCRIPTS = str.maketrans("0123456789+-−n()", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻ⁿ⁽⁾")
 _LONG_NUMBER = re.compile(r"(?<![\d.,A-Za-z])\d{4,30}(?=(?:\.\d+)?$)")
-_ORDINARY = re.compile(r"[0-9A-Za-z]")
-_NOT_THE_QUANTITY = {
+_ALPHANUMERIC = re.compile(r"[0-9A-Za-z]")
+_PARTIAL_DISPLAYS = {
     "out", "output only", "number", "output number only", "unit", "unit2", "unit or text", "preunit",
 }  # fmt: skip
 _SMALL_NUMBERS = (
@@ -44,14 +44,14 @@ _SMALL_NUMBERS = (
     "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
 )  # fmt: skip
 _TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-_ENDINGS = {1: "st", 2: "nd", 3: "rd"}
+_ORDINAL_SUFFIXES = {1: "st", 2: "nd", 3: "rd"}
 
 
 def converted_quantity(arguments: Arguments) -> str:
     """Render `convert`: the original quantity, without the conversion in brackets."""
     parts, adjective = arguments.positional(), arguments.get("adj")
     spelling = arguments.get("spell")
-    if arguments.get("disp") in _NOT_THE_QUANTITY or adjective == "pre":
+    if arguments.get("disp") in _PARTIAL_DISPLAYS or adjective == "pre":
         return HOLE
     has_inserted_words = adjective == "mid" and len(parts) > 2 and (len(parts) > 3 or parts[-1].startswith("-"))
     inserted = parts.pop() if has_inserted_words else ""
@@ -77,8 +77,8 @@ def quantity_text(arguments: Sequence[str], *, adjective: bool, american: bool =
     """Return the original quantity with its unit in words, or `HOLE` if the number or unit is not recognized.
 
     Args:
-        arguments: unnamed arguments of the template: number, unit, and others. A range has a word or sign and a second
-            number before the unit.
+        arguments: unnamed arguments of the template: number, unit, and others. A range has a word or symbol and a
+            second number before the unit.
         adjective: whether to use the adjective form, as in "a 10-mile run".
         american: whether to spell "meter" and "liter".
         inserted: text after the unit of an adjective, as in "a 10-mile-long road".
@@ -87,13 +87,13 @@ def quantity_text(arguments: Sequence[str], *, adjective: bool, american: bool =
     if not parts or not _NUMBER.fullmatch(parts[0]):
         return HOLE
     numbers, last, rest = _parse_numbers(parts)
-    if not rest or not _names_of(rest[0]):
+    if not rest or not _unit_names(rest[0]):
         return HOLE
     unit = rest[0]
     if adjective:
         numbers = numbers.replace(" to ", "-to-").replace(" by ", "-by-")
     text = _with_unit(numbers, unit, last, adjective)
-    if len(rest) > 2 and (unit, rest[2]) in _TOGETHER and _NUMBER.fullmatch(rest[1]):
+    if len(rest) > 2 and (unit, rest[2]) in _COMPOUND_UNITS and _NUMBER.fullmatch(rest[1]):
         text = f"{text}{'-' if adjective else ' '}{_with_unit(rest[1], rest[2], rest[1], adjective)}"
     if american:
         text = text.replace("metre", "meter").replace("litre", "liter")
@@ -102,34 +102,34 @@ def quantity_text(arguments: Sequence[str], *, adjective: bool, american: bool =
 
 def _parse_numbers(parts: list[str]) -> tuple[str, str, list[str]]:
     """Return the text of a number or range, its last number, and the remaining arguments."""
-    text, index = _grouped(parts[0]), 1
-    while index + 1 < len(parts) and parts[index] in _BETWEEN and _NUMBER.fullmatch(parts[index + 1]):
-        text += _BETWEEN[parts[index]] + _grouped(parts[index + 1])
+    text, index = _group_digits(parts[0]), 1
+    while index + 1 < len(parts) and parts[index] in _CONNECTORS and _NUMBER.fullmatch(parts[index + 1]):
+        text += _CONNECTORS[parts[index]] + _group_digits(parts[index + 1])
         index += 2
     return text, parts[index - 1], parts[index:]
 
 
 def _with_unit(numbers: str, code: str, last: str, adjective: bool) -> str:
-    singular, plural = _names_of(code) or (code, code)
+    singular, plural = _unit_names(code) or (code, code)
     if adjective and singular[0].isalpha():
         return f"{numbers}-{singular.replace(' ', '-')}"
-    is_one = numbers == last and _ONE_AT_MOST.fullmatch(last) and not _MULTIPLE_NAME.match(singular)
+    is_one = numbers == last and _TAKES_SINGULAR.fullmatch(last) and not _MULTIPLE_NAME.match(singular)
     return f"{numbers} {singular if is_one else plural}"
 
 
-def _names_of(code: str) -> tuple[str, str] | None:
-    """Return singular and plural name of a unit. Compound symbols such as `km3/s` are their own name."""
+def _unit_names(code: str) -> tuple[str, str] | None:
+    """Return singular and plural name of a unit. Compound symbols such as `km3/s` serve as their own names."""
     british = code.replace("meter", "metre").replace("liter", "litre").replace("US gal", "USgal")
-    if names := _NAMES.get(code) or _NAMES.get(british) or _WRITTEN_OUT.get(british):
+    if names := _UNIT_NAMES.get(code) or _UNIT_NAMES.get(british) or _BY_UNIT_NAME.get(british):
         return names
     multiple = _MULTIPLE.match(code)
-    if multiple is not None and code[multiple.end() :] in _NAMES:
-        singular, plural = _NAMES[code[multiple.end() :]]
+    if multiple is not None and code[multiple.end() :] in _UNIT_NAMES:
+        singular, plural = _UNIT_NAMES[code[multiple.end() :]]
         return f"{_MULTIPLES[multiple[0]]} {singular}", f"{_MULTIPLES[multiple[0]]} {plural}"
     return (code, code) if _SYMBOLS.fullmatch(code) else None
 
 
-def _grouped(number: str) -> str:
+def _group_digits(number: str) -> str:
     number = _MIXED.sub(" ", number)
     whole, dot, decimals = number.partition(".")
     if whole.isascii() and whole.isdecimal() and len(whole) in range(4, 30):
@@ -162,7 +162,7 @@ def ordinal(arguments: Arguments) -> str:
     number = arguments.get("1")
     if not (number.isascii() and number.isdecimal() and len(number) < 30):
         return number
-    ending = "th" if number[-2:-1] == "1" else _ENDINGS.get(int(number[-1]), "th")
+    ending = "th" if number[-2:-1] == "1" else _ORDINAL_SUFFIXES.get(int(number[-1]), "th")
     return thousands(number) + ending
 
 
@@ -172,9 +172,9 @@ def height(arguments: Arguments) -> str:
 
 
 def superscript(text: str) -> str:
-    """Return `text` in superscript characters, or unchanged if they do not exist for all of it."""
+    """Return `text` in superscript characters, or unchanged if some of them do not exist."""
     translated = text.strip().translate(_SUPERSCRIPTS)
-    return text if _ORDINARY.search(translated) else translated
+    return text if _ALPHANUMERIC.search(translated) else translated
 
 
 def thousands(number: str) -> str:

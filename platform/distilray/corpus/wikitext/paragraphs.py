@@ -15,9 +15,9 @@ from distilray.corpus.writing_systems import join_lines
 
 LIST_MARK = "\ue001"  # starts a list item or preformatted line (a private-use character)
 
-_APOSTROPHE = "\ue003"  # a real apostrophe next to quotes for italic
+_APOSTROPHE = "\ue003"  # an apostrophe next to the quotes of italic text
 _MARKUP_LINE = re.compile(r"\{\||\|\}|\||!\s|!!|\}\}|-{4,}|={2,}")
-_MARKUP_LEFT = re.compile(r"\{\{|\}\}|\{\||\|\}")
+_LEFTOVER_MARKUP = re.compile(r"\{\{|\}\}|\{\||\|\}")
 _MAX_QUOTES = 20  # longer runs are not style markup
 _QUOTE_RUN = re.compile(r"'{2,}")
 _BOLD_LINE = re.compile(r"('''|''''')(?!')[^']+(?:'[^']+)*\1:?")
@@ -25,7 +25,7 @@ _SENTENCE_END = tuple(".!?…。！？।؟")
 
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]\w{1,30});")  # of doubly escaped text
 _INVISIBLE = re.compile(r"[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
-_ADDRESS = re.compile(r"(?:https?|ftp)://[^\s)\]]+")
+_URL = re.compile(r"(?:https?|ftp)://[^\s)\]]+")
 
 _UNKNOWN = re.compile(UNKNOWN_PATTERN)
 # Unknown templates directly after punctuation are notes, like references; others replace words.
@@ -36,14 +36,14 @@ _UNKNOWN_NOTE = re.compile(
 
 _PLACEHOLDER = re.compile(f"[{GAP}{HOLE}{UNKNOWN}]")
 _GAPS = re.compile(f"{GAP}(?: ?{GAP})+")
-# Most gaps are references between a word or sign and a space. They need no repair.
+# Most gaps are references between a word or punctuation and a space. They need no repair.
 _PLAIN_GAP = re.compile(rf"(?<=[^\s(\[\"“]){GAP}(?=$| [^\s,.;:!?)\]–])")
-_ASIDE = re.compile(r"\(([^()]*)\)")
+_PARENTHESIS = re.compile(r"\(([^()]*)\)")
 _BRACKETS = re.compile(r"[(\[]([^()\[\]]*)[)\]]")
 _QUOTES = re.compile(rf"(?<!\S)[\"“] ?{GAP} ?[\"”](?!\S)")
 _SEPARATORS = re.compile(f"[ ,;:/–—{GAP}-]+")
-_LOOSE_SIGNS = (" ,", " .", " )", "( ")
-_TIGHT_SIGNS: tuple[tuple[re.Pattern[str], str], ...] = (
+_LOOSE_PUNCTUATION = (" ,", " .", " )", "( ")
+_TIGHTENED: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r" ([,.])(?=\s|$|[\"')\]])(?<!\w \.(?= [a-z]))"), r"\1"),  # but "press . to repeat"
     (re.compile(r"(?<![:;])\( "), "("),  # but ":( is sad"
     (re.compile(r" \)"), ")"),
@@ -53,7 +53,7 @@ _TIGHT_SIGNS: tuple[tuple[re.Pattern[str], str], ...] = (
 
 def prose(text: str) -> str:
     """Return the prose in the result of `visible_text`: one line per paragraph, separated by blank lines."""
-    paragraphs = [_finish(paragraph) for paragraph in _paragraphs(_INVISIBLE.sub("", text).split("\n"))]
+    paragraphs = [_clean_paragraph(paragraph) for paragraph in _paragraphs(_INVISIBLE.sub("", text).split("\n"))]
     return "\n\n".join(paragraph for paragraph in paragraphs if any(map(str.isalpha, paragraph)))
 
 
@@ -113,13 +113,13 @@ def _with_apostrophe(line: str) -> str:
     return line if chosen is None else f"{line[: chosen.start()]}{_APOSTROPHE}{line[chosen.start() + 1 :]}"
 
 
-def _finish(paragraph: str) -> str:
-    if _MARKUP_LEFT.search(paragraph):
+def _clean_paragraph(paragraph: str) -> str:
+    if _LEFTOVER_MARKUP.search(paragraph):
         return ""  # part of an unclosed template or table
     if "&" in paragraph:
         paragraph = _ENTITY.sub(lambda entity: protect_markup(html.unescape(entity[0])), paragraph)
     if "://" in paragraph:
-        paragraph = _ADDRESS.sub(HOLE, paragraph)
+        paragraph = _URL.sub(HOLE, paragraph)
     if ("[[" in paragraph or "]]" in paragraph) and paragraph.count("[") != paragraph.count("]"):
         paragraph = paragraph.replace("[[", HOLE).replace("]]", HOLE)  # half of a link
     paragraph = mask_literal_markup(" ".join(paragraph.split()))
@@ -129,17 +129,17 @@ def _finish(paragraph: str) -> str:
 
 
 def repair_gaps(paragraph: str) -> str:
-    """Remove gaps, and asides with a hole, from a paragraph with single spaces."""
+    """Remove gaps, and parentheses with a hole, from a paragraph with single spaces."""
     if _PLACEHOLDER.search(paragraph):
-        paragraph = _ASIDE.sub(_remove_aside_with_hole, paragraph)
+        paragraph = _PARENTHESIS.sub(_remove_parenthesis_with_hole, paragraph)
         paragraph = _PLAIN_GAP.sub("", _GAPS.sub(_merge_gaps, paragraph))
     if GAP in paragraph:
         paragraph = _QUOTES.sub(GAP, _BRACKETS.sub(_remove_empty_brackets, paragraph))
         paragraph = _SEPARATORS.sub(
             _join_separators, paragraph.lstrip(f" ,;:)]{GAP}") if _starts_with_gap(paragraph) else paragraph
         )
-    if any(sign in paragraph for sign in _LOOSE_SIGNS) or paragraph.startswith(("..", "…")):
-        for pattern, replacement in _TIGHT_SIGNS:
+    if any(loose in paragraph for loose in _LOOSE_PUNCTUATION) or paragraph.startswith(("..", "…")):
+        for pattern, replacement in _TIGHTENED:
             paragraph = pattern.sub(replacement, paragraph)
     return paragraph
 
@@ -152,8 +152,8 @@ def _merge_gaps(gaps: re.Match[str]) -> str:
     return f"{GAP} " if " " in gaps[0] else GAP
 
 
-def _remove_aside_with_hole(aside: re.Match[str]) -> str:
-    return GAP if HOLE in aside[1] or UNKNOWN in aside[1] else aside[0]
+def _remove_parenthesis_with_hole(parenthesis: re.Match[str]) -> str:
+    return GAP if HOLE in parenthesis[1] or UNKNOWN in parenthesis[1] else parenthesis[0]
 
 
 def _remove_empty_brackets(brackets: re.Match[str]) -> str:
@@ -171,13 +171,13 @@ def _join_separators(separators: re.Match[str]) -> str:
     if text[separators.start() - 1 : separators.start()] in ("(", "[") or following[:1] in (")", "]"):
         return ""
     parts = run.split(GAP)
-    signs = [part for part in parts if part.strip()]
-    if not signs:
+    visible = [part for part in parts if part.strip()]
+    if not visible:
         is_end = following[:1] in (".", "!", "?") and not following[1:].isalnum()
         return " " if " " in run and not (is_end and parts[0]) else ""
-    first, sign = signs[0], signs[0].strip()
-    if len(signs) > 1 and sign[-1] in ",;:" and signs[-1].strip()[0] not in ",;:":
-        return first.rstrip() + signs[-1]  # e.g. a comma and a dash, which are both needed
-    before, _, after = run.partition(sign)
-    is_spaced = " " in before and (sign[0] not in ",;:" or (sign[0] != "," and not parts[0].isspace()))
-    return f"{' ' if is_spaced else ''}{sign}{' ' if ' ' in after else ''}"
+    first, separator = visible[0], visible[0].strip()
+    if len(visible) > 1 and separator[-1] in ",;:" and visible[-1].strip()[0] not in ",;:":
+        return first.rstrip() + visible[-1]  # e.g. a comma and a dash, which are both needed
+    before, _, after = run.partition(separator)
+    is_spaced = " " in before and (separator[0] not in ",;:" or (separator[0] != "," and not parts[0].isspace()))
+    return f"{' ' if is_spaced else ''}{separator}{' ' if ' ' in after else ''}"

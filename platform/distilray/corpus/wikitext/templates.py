@@ -1,7 +1,7 @@
-"""Rules for the visible text of templates, from the recipe, from `templates.yaml` and as functions in this module.
+"""Rules for the visible text of templates: from the recipe, from `templates.yaml`, and functions in this module.
 
 A rule returns the text of a template, `HOLE` if it cannot be derived from the page, or an empty string. Pronunciations
-are empty: the aside that contains them can be removed.
+are empty: the parenthesis around them can be removed.
 """
 
 # ruff: noqa: RUF001 - this module handles typographic characters
@@ -125,7 +125,7 @@ def _last(arguments: Arguments) -> str:
     return next((value for value in reversed(arguments.positional()) if value), "")
 
 
-def _joined(separator: str, *, first: int | None = None) -> Rule:
+def _join(separator: str, *, first: int | None = None) -> Rule:
     return lambda arguments: separator.join(value for value in arguments.positional()[:first] if value)
 
 
@@ -133,8 +133,8 @@ def _quote(arguments: Arguments) -> str:
     return f"{PARAGRAPH}{arguments.get('1', 'text', 'quote', 'content')}{PARAGRAPH}"
 
 
-def _sound(arguments: Arguments) -> str:
-    """Render `ipa`. With a single argument it shows symbols; with a language first, it is a pronunciation."""
+def _pronunciation(arguments: Arguments) -> str:
+    """Render `ipa`. A single argument is shown as symbols; with a language before it, it is a pronunciation."""
     return "" if arguments.get("2") else arguments.get("1")
 
 
@@ -145,12 +145,12 @@ def _ship(prefix: str, name: str, form: str) -> str:
     return " ".join(part for part in ("" if form in ("3", "5") else prefix, name) if part)
 
 
-def _ship_of(prefix: str) -> Rule:
+def _ship_rule(prefix: str) -> Rule:
     return lambda arguments: _ship(prefix, arguments.get("1"), arguments.get("3"))
 
 
 def _country(arguments: Arguments) -> str:
-    """Render the name of a country, which is unknown for a code such as FRA."""
+    """Render the name of a country. The names of codes such as FRA are unknown."""
     name = arguments.get("1")
     return HOLE if name.isupper() and len(name) <= 3 else name
 
@@ -224,17 +224,17 @@ _TABLES: Mapping[str, Any] = yaml.safe_load(Path(__file__).with_name("templates.
 
 # Template names separated by "|", and their rule.
 _FUNCTION_RULES: tuple[tuple[str, Rule], ...] = (
-    ("ipa|ipa text", _sound),
+    ("ipa|ipa text", _pronunciation),
     ("sup", lambda arguments: superscript(arguments.get("1"))),
     ("transl|transliteration|tlit|iso15919", _last),
-    ("linktext|chem|chem2|chemf|gaps|sic|typo|not a typo|as written", _joined("")),
-    ("post-nominals|postnominals|post nominals", _joined(", ")),
+    ("linktext|chem|chem2|chemf|gaps|sic|typo|not a typo|as written", _join("")),
+    ("post-nominals|postnominals|post nominals", _join(", ")),
     ("bibleref|bibleverse|bibleref2|bible verse", _bible_verse),
     ("ship", lambda arguments: _ship(arguments.get("1"), arguments.get("2"), arguments.get("4"))),
     ("flagcountry", _country),
-    ("keypress|key press|key", _joined("+")),
-    ("ratio", _joined(":")),
-    ("slink|section link", _joined(" § ", first=2)),
+    ("keypress|key press|key", _join("+")),
+    ("ratio", _join(":")),
+    ("slink|section link", _join(" § ", first=2)),
     ("us patent|uspatent", lambda arguments: f"U.S. Patent {thousands(arguments.get('1'))}"),
     ("harvnb|harvcol", _citation("{} {}")),
     ("harvtxt|harvcoltxt|citet", _citation("{} ({})")),
@@ -270,7 +270,7 @@ _SHIP_PREFIXES = (
     "HNoMS", "HDMS", "INS", "ORP", "PNS", "RV", "TSS", "PS", "ARA", "GTS", "RFA",
 )  # fmt: skip
 RULES: dict[str, Rule] = {
-    **{prefix.lower(): _ship_of(prefix) for prefix in _SHIP_PREFIXES},
+    **{prefix.lower(): _ship_rule(prefix) for prefix in _SHIP_PREFIXES},
     **_rules_by_name(_TABLES["formats"]),
     **{name: nothing for names in _TABLES["nothing"].values() for name in names},
     **dict.fromkeys(_TABLES["drop sentence"], hole),

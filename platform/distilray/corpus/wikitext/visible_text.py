@@ -1,8 +1,8 @@
 """Visible text of a page, line by line.
 
 After `match_brackets` has matched all brackets, the page is read once from left to right. Invisible content is skipped
-as a whole, and unclosed brackets are treated as text. No step looks back or searches the rest of the page, so the time
-is linear.
+as a whole, and unclosed brackets are treated as text. No step looks back or searches the rest of the page, so parsing
+takes linear time.
 """
 
 import html
@@ -27,9 +27,9 @@ _MARKUP = re.compile(
     r"|\n(?:(?P<table>[ \t:]*\{\|)|(?P<list>[*\#:;]+)|(?P<heading>={1,6}[^\n]+?=[ \t]*(?=\n|\Z))"
     rf"|(?P<preformatted>[ ]+(?!\{{[{{|]|</?(?:{_BLOCK})\b|\s|\Z)))"
 )
-_ARGUMENT_SIGN = re.compile(r"\||=|\{\{|\[\[|\n[ \t:]*\{\|")
+_ARGUMENT_TOKEN = re.compile(r"\||=|\{\{|\[\[|\n[ \t:]*\{\|")
 _NAME = re.compile(r"[^|{}\[\]<]*")
-_ADDRESS = re.compile(r"[^\s\[\]<>\"]*\s*")
+_URL = re.compile(r"[^\s\[\]<>\"]*\s*")
 _TABLE_END_TEMPLATE = re.compile(
     r"\{\{(?:[\w -]{0,40}\bend|end [\w -]{1,20}|[\w -]{0,40}(?:bottom|btm)|tableend)[ ]{0,5}(?:\|[^{}]{0,300})?\}\}"
     r"|\n=|\n[ \t:]*\{\|",
@@ -60,7 +60,7 @@ _SHOWN_TAGS = {
 def visible_text(wikitext: str, site: Site, rules: TemplateRules) -> str:
     """Return the visible text of `wikitext`, with placeholders for everything else.
 
-    `LIST_MARK` starts a list item or preformatted line. `HOLE` and `UNKNOWN` replace content that cannot be derived
+    `LIST_MARK` starts a list item or preformatted line. `HOLE` and `UNKNOWN` replace text that cannot be derived
     from the page, and `GAP` replaces invisible content.
 
     Args:
@@ -77,7 +77,7 @@ class _Page:
         self.text = text
         self._site, self._rules = site, rules
         self._closings: Closings = match_brackets(text)
-        self._empty_line_until = -1  # end of the empty start of a line
+        self._invisible_until = -1  # end of the invisible content at the start of a line
         self._readers: dict[str, Callable[[re.Match[str], int, int], tuple[str, int]]] = {
             "{": self._braces, "[": self._brackets, "&": self._entity, "<": self._tag, "\n": self._line,
         }  # fmt: skip
@@ -108,14 +108,14 @@ class _Page:
         starts_line = self._starts_line(start)
         text = self._template(start, inner_end, depth, starts_line)
         if starts_line and not text.strip(GAP):
-            self._empty_line_until = after
+            self._invisible_until = after
         return text, after
 
     def _starts_line(self, start: int) -> bool:
-        return self.text[start - 1] == "\n" or self._empty_line_until == start
+        return self.text[start - 1] == "\n" or self._invisible_until == start
 
     def _template(self, start: int, inner_end: int, depth: int, starts_line: bool) -> str:
-        name_end = self._name(start + 2, inner_end)
+        name_end = self._name_end(start + 2, inner_end)
         name = self.text[start + 2 : name_end]
         function, colon, _ = name.partition(":")
         rule = self._rules.rule(name)
@@ -137,7 +137,7 @@ class _Page:
         following = self.text[at : at + 3].lstrip(" ")[:1]
         return following.islower() or following in (",", ";", ")")
 
-    def _name(self, at: int, end: int) -> int:
+    def _name_end(self, at: int, end: int) -> int:
         """Return the end of the name of a template or page."""
         name = _NAME.match(self.text, at, end)
         return name.end() if name is not None else at
@@ -158,16 +158,16 @@ class _Page:
         """Return start, first `=` (or -1) and end of each argument. Separators in nested brackets do not count."""
         spans: list[tuple[int, int, int]] = []
         start, equals = at, -1
-        while (sign := _ARGUMENT_SIGN.search(self.text, at, end)) is not None:
-            at = sign.end()
-            if sign[0] == "|":
-                spans.append((start, equals, sign.start()))
+        while (token := _ARGUMENT_TOKEN.search(self.text, at, end)) is not None:
+            at = token.end()
+            if token[0] == "|":
+                spans.append((start, equals, token.start()))
                 start, equals = at, -1
-            elif sign[0] == "=":
-                equals = sign.start() if equals < 0 else equals
+            elif token[0] == "=":
+                equals = token.start() if equals < 0 else equals
             else:
-                _, after = self._closings.get(sign.start(), (0, 0))
-                at = after if sign.start() < after <= end else sign.start() + 1
+                _, after = self._closings.get(token.start(), (0, 0))
+                at = after if token.start() < after <= end else token.start() + 1
         return [*spans, (start, equals, end)]
 
     def _brackets(self, token: re.Match[str], end: int, depth: int) -> tuple[str, int]:
@@ -175,7 +175,7 @@ class _Page:
         if token["target"]:
             text = link_text(token["target"], lambda: token["label"], self._site)
             if not text and self._starts_line(start):
-                self._empty_line_until = token.end()
+                self._invisible_until = token.end()
             if "&" in text:
                 text = self.render(*token.span("label" if token["label"] else "target"), depth + 1)
             return text or GAP, token.end()
@@ -183,10 +183,10 @@ class _Page:
         if after > end:
             return "[", start + 1
         if token[0] == "[":
-            address = _ADDRESS.match(self.text, start + 1, inner_end)
-            assert address is not None, "the pattern matches the empty string"
-            return self.render(address.end(), inner_end, depth + 1) or GAP, after
-        target_end = self._name(start + 2, inner_end)
+            url = _URL.match(self.text, start + 1, inner_end)
+            assert url is not None, "the pattern matches the empty string"
+            return self.render(url.end(), inner_end, depth + 1) or GAP, after
+        target_end = self._name_end(start + 2, inner_end)
         if self.text[target_end] != "|" and target_end < inner_end:  # a template in the title of the page
             target_end = self._split(start + 2, inner_end)[0][2]
         if target_end < inner_end:
@@ -195,7 +195,7 @@ class _Page:
         else:
             text = link_text(self.render(start + 2, inner_end, depth + 1), lambda: None, self._site)
         if not text and self._starts_line(start):
-            self._empty_line_until = after
+            self._invisible_until = after
         return text.strip("\n") or GAP, after
 
     def _entity(self, token: re.Match[str], end: int, depth: int) -> tuple[str, int]:
@@ -226,7 +226,7 @@ class _Page:
             _, table_end = self._closings.get(token.start(), (0, end + 1))
             return f"\n{PARAGRAPH}", table_end if table_end <= end else self._unclosed_table_end(after, end)
         if kind == "preformatted" and self.text.startswith("[[", after):
-            target = self.text[after + 2 : self._name(after + 2, end)]
+            target = self.text[after + 2 : self._name_end(after + 2, end)]
             return ("\n" if is_image_link(target, self._site) else f"\n{LIST_MARK}"), after
         return f"\n{LIST_MARK}", after
 

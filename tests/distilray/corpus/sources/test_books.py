@@ -5,7 +5,7 @@ import pytest
 
 from distilray.config.corpus import BooksSource
 from distilray.corpus.sources import books
-from distilray.corpus.sources.ranges import RawDocument
+from distilray.corpus.sources.raw_documents import RawDocument
 from distilray.errors import InputError
 from distilray.formats.bad_rows import BadRow
 

@@ -182,7 +182,7 @@ def test_a_bomb_is_skipped_and_the_rest_is_read(
 
 @pytest.mark.parametrize("reader", [read_streams, read_blocks])
 def test_a_row_of_small_bombs_ends_the_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: Reader) -> None:
-    monkeypatch.setattr(bz2_ranges, "_FREE_BYTES_OF_A_RANGE", 3 * MIB)
+    monkeypatch.setattr(bz2_ranges, "_RANGE_FREE_BYTES", 3 * MIB)
     data = bz2.compress(bytes(MIB)) * 8
     found = read(reader, write(tmp_path, data))
     assert 3 * MIB < len(text(found)) <= 4 * MIB

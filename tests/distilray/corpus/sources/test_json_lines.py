@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from distilray.config.corpus import JsonLinesSource
 from distilray.corpus.sources import json_lines
-from distilray.corpus.sources.ranges import RawDocument
+from distilray.corpus.sources.raw_documents import RawDocument
 from distilray.errors import InputError
 from distilray.formats.bad_rows import BadRow
 

@@ -69,7 +69,7 @@ def test_a_text_that_mentions_notes_stays(text: str) -> None:
     ],
 )
 def test_credits_go_only_from_a_file_that_has_them(credit: str) -> None:
-    assert remove_notices(f"{credit}\n\n{BODY}", credited=True) == BODY
+    assert remove_notices(f"{credit}\n\n{BODY}", remove_credits=True) == BODY
     assert remove_notices(f"{credit}\n\n{BODY}") == f"{credit}\n\n{BODY}"
 
 

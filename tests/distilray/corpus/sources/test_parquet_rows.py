@@ -7,7 +7,7 @@ import pytest
 
 from distilray.config.corpus import ParquetSource
 from distilray.corpus.sources import parquet_rows as parquet_rows_module
-from distilray.corpus.sources.ranges import RawDocument
+from distilray.corpus.sources.raw_documents import RawDocument
 from distilray.errors import InputError
 from distilray.formats import parquet as formats_parquet
 from distilray.formats.bad_rows import BadRow

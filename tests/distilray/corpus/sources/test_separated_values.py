@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from distilray.config.corpus import CsvSource
 from distilray.corpus.sources import separated_values
-from distilray.corpus.sources.ranges import RawDocument
+from distilray.corpus.sources.raw_documents import RawDocument
 from distilray.errors import InputError
 from distilray.formats.bad_rows import BadRow
 from distilray.formats.streams import EmptyFileError

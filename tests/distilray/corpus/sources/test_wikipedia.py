@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from distilray.config.corpus import WikipediaSource
 from distilray.config.sample import wikipedia_dump
-from distilray.corpus.sources.ranges import RawDocument
+from distilray.corpus.sources.raw_documents import RawDocument
 from distilray.corpus.sources.wikipedia import check_file, file_ranges, is_input, read_documents
 from distilray.errors import InputError
 from distilray.formats.bad_rows import BadRow

@@ -1,4 +1,4 @@
-"""Raw documents, as every kind of source yields them, and errors and constants shared by the sources."""
+"""Raw documents, the common output of all kinds of sources, and their shared errors and constants."""
 
 from dataclasses import dataclass
 
@@ -43,7 +43,7 @@ def selected_columns(source: TableSource) -> dict[str, str]:
 
 
 def row_document(row: Row, key: str, title: str, text: str, *, max_bytes: int) -> RawDocument | BadRow:
-    """Create the document of a row. The default key consists of file and offset."""
+    """Create the document of a row. Without a `key`, the key consists of the file name and offset."""
     key = key or f"{row.file}:{row.offset}"
     try:
         size = len(text.encode())
@@ -62,7 +62,7 @@ class TruncatedFileError(InputError):
     The intact part can be read if `fault_tolerance.max_bad_fraction` is raised.
 
     Attributes:
-        fault: message without the fix.
+        fault: message without the suggested fix.
     """
 
     def __init__(self, uri: str, fault: str) -> None:

@@ -13,9 +13,10 @@ from distilray.formats.bad_rows import BadRow
 
 MAX_HEADER_BYTES = 16 << 20
 _SITEINFO_END = b"</siteinfo>"
-_READABLE = {"utf-8", "ascii"}  # ASCII is a subset of UTF-8
-# UTF-32 before UTF-16, whose byte order mark is a prefix of it. Without a mark, `<` is padded with zero bytes.
-_UNREADABLE = (
+_SUPPORTED_ENCODINGS = {"utf-8", "ascii"}  # ASCII is a subset of UTF-8
+# First bytes of files in other encodings: byte order marks, or `<` padded with zero bytes. UTF-32 comes before UTF-16,
+# whose mark is a prefix of it.
+_OTHER_ENCODINGS = (
     (codecs.BOM_UTF32_LE, "UTF-32"),
     (codecs.BOM_UTF32_BE, "UTF-32"),
     (codecs.BOM_UTF16_LE, "UTF-16"),
@@ -32,9 +33,9 @@ class DumpHeader:
     """Header of a dump.
 
     Attributes:
-        site: wiki according to the siteinfo; the default if there is none.
+        site: wiki described by the siteinfo; the default if there is none.
         has_page: whether a page follows.
-        is_complete: whether less than the limit of `MAX_HEADER_BYTES` was read.
+        is_complete: whether the header is shorter than `MAX_HEADER_BYTES`.
     """
 
     site: Site
@@ -63,11 +64,11 @@ def read_dump_header(uri: str, spans: Iterable[TextSpan | BadRow], *, only_site:
         damage = ""
         if PAGE_TAG in header or len(header) >= MAX_HEADER_BYTES or (only_site and _SITEINFO_END in header):
             break
-    before = bytes(header).partition(PAGE_TAG)[0]
-    if not before and damage:
+    before_pages = bytes(header).partition(PAGE_TAG)[0]
+    if not before_pages and damage:
         raise InputError(f"{uri}: {damage}; download the dump again")
-    site = _parse(uri, before)
-    has_page = len(before) < len(header)
+    site = _parse(uri, before_pages)
+    has_page = len(before_pages) < len(header)
     if not has_page and damage:
         raise InputError(f"{uri}: {damage}; download the dump again")
     return DumpHeader(site, has_page, is_complete=len(header) < MAX_HEADER_BYTES)
@@ -75,8 +76,8 @@ def read_dump_header(uri: str, spans: Iterable[TextSpan | BadRow], *, only_site:
 
 def _parse(uri: str, header: bytes) -> Site:
     """Parse the XML before the first page."""
-    for mark, encoding in _UNREADABLE:
-        if header.startswith(mark):
+    for first_bytes, encoding in _OTHER_ENCODINGS:
+        if header.startswith(first_bytes):
             raise _other_encoding(uri, encoding)
     if header and not header.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"<"):
         raise InputError(f"{uri}: neither XML nor bz2; use a *-pages-articles*.xml or .xml.bz2 dump")
@@ -104,7 +105,7 @@ def _parse(uri: str, header: bytes) -> Site:
         raise InputError(f"{uri}: contains a DOCTYPE, which dumps do not have; use a *-pages-articles*.xml dump")
 
     def check_encoding(version: str, encoding: str | None, standalone: int) -> None:
-        if encoding and not _is_readable(encoding):
+        if encoding and not _is_supported(encoding):
             raise _other_encoding(uri, encoding)
 
     parser = pyexpat.ParserCreate()
@@ -119,9 +120,9 @@ def _parse(uri: str, header: bytes) -> Site:
     return Site(language, {number: "".join(parts).strip() for number, parts in names.items()})
 
 
-def _is_readable(encoding: str) -> bool:
+def _is_supported(encoding: str) -> bool:
     try:
-        return codecs.lookup(encoding).name in _READABLE
+        return codecs.lookup(encoding).name in _SUPPORTED_ENCODINGS
     except LookupError:
         return False
 
