@@ -107,12 +107,12 @@ def export_model(config: ExportModelConfig, folder: RunFolder) -> Outcome:
         scores = _score_formats(config, source, work)
         report = _report(config, source, work, parity, scores)
         storage.write_bytes(folder.path(REPORT_FILE), json.dumps(report, indent=1).encode())
-        _refuse_parity(config, parity, folder)
+        _check_parity(config, parity, folder)
         outputs: dict[str, Any] = {}
         for variant in config.variants:
             if report["variants"][variant]["published"]:
                 outputs |= _publish(work, variant, folder)
-    _refuse_lossy(report, folder)
+    _check_quality(report, folder)
     return _outcome(report, outputs)
 
 
@@ -231,7 +231,7 @@ def _max_difference(parity: list[ParityResult]) -> float:
     return max((result.max_difference for result in parity), default=0.0)
 
 
-def _refuse_parity(config: ExportModelConfig, parity: list[ParityResult], folder: RunFolder) -> None:
+def _check_parity(config: ExportModelConfig, parity: list[ParityResult], folder: RunFolder) -> None:
     bad = [result for result in parity if not result.max_difference <= config.max_logit_difference]
     if bad:
         raise DataQualityError(
@@ -244,7 +244,7 @@ def _refuse_parity(config: ExportModelConfig, parity: list[ParityResult], folder
         )
 
 
-def _refuse_lossy(report: Mapping[str, Any], folder: RunFolder) -> None:
+def _check_quality(report: Mapping[str, Any], folder: RunFolder) -> None:
     refused = {name: entry["refused"] for name, entry in report["variants"].items() if entry["refused"]}
     if refused:
         kept = [name for name in report["variants"] if name not in refused]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from distilray.config.glue import TaskConfig, TaskDistillationConfig
 from distilray.errors import InputError
 from distilray.finetuning.features import Features, TaskFeatures
+from distilray.finetuning.fine_tune_state import Evaluation, EvaluationHistory, FineTuneState
 from distilray.finetuning.metrics import task_scores
 from distilray.finetuning.objective import (
     ClassifierLoss,
@@ -28,7 +29,6 @@ from distilray.finetuning.objective import (
     steps_per_epoch,
     total_steps,
 )
-from distilray.finetuning.progress import Evaluation, EvaluationHistory, FineTuneState
 from distilray.finetuning.tasks import TASKS
 from distilray.pretraining_data.batches import WIDTH_MULTIPLE, padded_width
 from distilray.pretraining_data.sample_plan import PlanState

@@ -32,7 +32,7 @@ class DevPredictions:
     predictions: Mapping[str, Array]
 
 
-def read_seeds(folder: str, task: TaskName, seeds: Iterable[int]) -> list[DevPredictions]:
+def read_seed_predictions(folder: str, task: TaskName, seeds: Iterable[int]) -> list[DevPredictions]:
     """Read the files of all seeds of a task. The list is empty if a file is missing, as in runs of earlier versions.
 
     Raises:

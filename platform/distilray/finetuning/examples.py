@@ -34,7 +34,7 @@ class Examples:
         return len(self.first)
 
 
-def check_rows(where: str, task: FineTuneTask, split: str, counts: Sequence[int]) -> None:
+def check_row_count(where: str, task: FineTuneTask, split: str, counts: Sequence[int]) -> None:
     """Check that a split has the official number of rows.
 
     Args:

@@ -16,9 +16,9 @@ from distilray.finetuning.classifier import load_classifier, load_fine_tuned, sa
 from distilray.finetuning.classifier_training import ClassifierTraining, check_length, fine_tune
 from distilray.finetuning.dev_predictions import predictions_file, write_dev_predictions
 from distilray.finetuning.features import TaskFeatures
+from distilray.finetuning.fine_tune_state import CHECKPOINTS_FOLDER, Evaluation, EvaluationHistory
 from distilray.finetuning.metrics import predictions, task_scores
 from distilray.finetuning.objective import predict
-from distilray.finetuning.progress import CHECKPOINTS_FOLDER, Evaluation, EvaluationHistory
 from distilray.finetuning.tasks import TASKS
 from distilray.models.precision import compute_dtype
 from distilray.models.processor import configure_cpu

@@ -13,7 +13,7 @@ from distilray.errors import InputError
 STSB_RANGE = (0.0, 5.0)
 _BINARY = ("0", "1")
 _ENTAILMENT = ("entailment", "not_entailment")
-_OFFICIAL = ("sentence1", "sentence2")
+_SENTENCE_PAIR = ("sentence1", "sentence2")
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class FineTuneTask:
     labels: tuple[str, ...] = ()
     score_range: tuple[float, float] | None = None
     hub_labels: tuple[str, ...] = ()
-    columns: tuple[str, ...] = _OFFICIAL
-    hub_columns: tuple[str, ...] = _OFFICIAL
+    columns: tuple[str, ...] = _SENTENCE_PAIR
+    hub_columns: tuple[str, ...] = _SENTENCE_PAIR
     label: str = "label"
     index: str = "index"
     header: tuple[str, ...] = ()

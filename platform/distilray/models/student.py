@@ -84,7 +84,7 @@ def create_student(
     return student.eval(), origins
 
 
-def summarize_sources(origins: Mapping[str, str]) -> list[str]:
+def summarize_origins(origins: Mapping[str, str]) -> list[str]:
     """Return the origins of tensors from `create_student` as lines, one per component of the student."""
     components = Counter((_component(name), _component(origin)) for name, origin in origins.items())
     return [f"{student} <- {origin} ({count} tensors)" for (student, origin), count in components.items()]

@@ -13,9 +13,9 @@ from distilray.errors import InputError
 from distilray.finetuning import classifier_training
 from distilray.finetuning.classifier import load_fine_tuned
 from distilray.finetuning.classifier_training import ClassifierTraining, fine_tune
+from distilray.finetuning.fine_tune_state import read_evaluations
 from distilray.finetuning.metrics import majority_scores
 from distilray.finetuning.objective import predict
-from distilray.finetuning.progress import read_evaluations
 from distilray.finetuning.tasks import TASKS
 from distilray.training.checkpoint import BrokenCheckpointError
 from tests.distilray.finetuning.tiny_tasks import classifier, features, settings
