@@ -66,7 +66,7 @@ def main() -> None:
         fused, eager = (measure(MASKED_LM_ONLY, attention).result() for attention in ("sdpa", "eager"))
         everywhere, masked = (measure(losses, "eager").result() for losses in (all_positions, masked_only))
     print(f"attention: fused {fused:.3f} s, eager {eager:.3f} s: {fused / eager:.2f}x")
-    print(f"vocabulary head: all positions {everywhere:.3f} s, masked {masked:.3f} s: {everywhere / masked:.2f}x")
+    print(f"masked-LM head: all positions {everywhere:.3f} s, masked {masked:.3f} s: {everywhere / masked:.2f}x")
     for where, before, kept in zip(("all positions", "masked"), returned, (everywhere, masked), strict=True):
         print(f"freed memory, {where}: returned {before:.3f} s, kept {kept:.3f} s: {before / kept:.2f}x")
 

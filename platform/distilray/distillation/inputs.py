@@ -18,7 +18,7 @@ from distilray.runtime.run_folder import read_manifest
 
 
 def create_teacher(config: TrainTeacherConfig) -> tuple[Any, None]:
-    """Return the model that `train_teacher` trains: the warm start, with a fresh vocabulary head if it has none."""
+    """Return the model that `train_teacher` trains: the warm start, with a fresh masked-LM head if it has none."""
     model = load_masked_lm(localize(config.encoder_dir), fresh_head=True)
     initialize_head_bias(model, ShardSet(config.shards_dir, "train").token_counts())
     return model, None
@@ -120,7 +120,7 @@ def check_cache_matches(config: DistillConfig) -> None:
         )
     if losses.compared_positions == "all" and cached["positions"] == "masked":
         raise InputError(
-            f"{folder}: holds the vocabulary at masked tokens only; set losses.ce_positions=masked, or cache with "
+            f"{folder}: has probabilities at masked tokens only; set losses.ce_positions=masked, or cache with "
             "positions=all"
         )
 

@@ -1,4 +1,4 @@
-"""One fine-tuning run (a task with a seed): its folder, and the work of one process on it."""
+"""One fine-tuning run (a task with a seed): its execution by one worker, and its folder."""
 
 import json
 import time

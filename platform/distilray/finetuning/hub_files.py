@@ -103,7 +103,7 @@ def _read(uri: str, columns: Sequence[str]) -> pa.Table:
                 raise InputError(f"{uri}: columns {actual!r}, expected {', '.join(columns)}; {_AGAIN}")
             return table.read(columns)
     except UnreadableError as error:
-        raise InputError(f"{uri}: not a whole Parquet file ({error}); {_AGAIN}") from None
+        raise InputError(f"{uri}: not a complete Parquet file ({error}); {_AGAIN}") from None
 
 
 def _texts(uri: str, table: pa.Table, name: str) -> list[str]:

@@ -44,11 +44,11 @@ def read_tsv_split(folder: str, task: FineTuneTask, split: str) -> tuple[Example
     if split in task.test:
         return _read_test(uri, task, split), 0
     table = _open(uri, task.header)
-    # A line break inside a question of QQP splits the row into two useless lines.
+    # A line break inside a question of QQP splits the row into two fragments.
     whole = [(number, line) for number, line in table.lines if line.count("\t") + 1 >= len(table.names)]
     torn = len(table.lines) - len(whole)
     if not task.has_torn_rows or torn > _MAX_TORN_LINES:
-        torn = 0  # keep them all, so that the first one is refused
+        torn = 0  # keep all fragments, so that the first one raises an error
     return _labeled_examples(replace(table, lines=whole) if torn else table, task, split, torn), torn
 
 

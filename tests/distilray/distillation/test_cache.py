@@ -264,7 +264,7 @@ def test_a_file_that_is_no_arrow_is_refused_by_name(copy, shards):
     folder, file = copy
     file.write_bytes(bytes(file.stat().st_size))
     targets = TeacherCache(folder, shards, "all")
-    with pytest.raises(InputError, match=f"{file.name}: not a whole Arrow file"):
+    with pytest.raises(InputError, match=f"{file.name}: not a complete Arrow file"):
         targets.of(np.arange(3))
 
 

@@ -85,7 +85,7 @@ def test_the_summary_of_tensors_counts_every_tensor(teacher):
     _, source = create_student(teacher)
     lines = summarize_origins(source)
     assert "distilbert.transformer.layer.1 <- bert.encoder.layer.3 (16 tensors)" in lines
-    assert "vocabulary head <- vocabulary head (6 tensors)" in lines
+    assert "masked-LM head <- masked-LM head (6 tensors)" in lines
     assert sum(int(line.rpartition("(")[2].split()[0]) for line in lines) == len(source)
     assert summarize_origins(create_student(teacher, random_seed=1)[1])[0].endswith("<- fresh (4 tensors)")
 

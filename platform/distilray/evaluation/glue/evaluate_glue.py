@@ -107,7 +107,7 @@ def collect_scores(
     """Return the content of `scores.json`: a row for each task, seed and metric, and summaries."""
     model_hash = storage.sha256(storage.join(localize(config.model_dir), WEIGHTS_FILE))
     rows = [
-        row | {"official_rows": not data[task].other_rows, "model_hash": model_hash}
+        row | {"official_rows": not data[task].unofficial_splits, "model_hash": model_hash}
         for (task, _), result in results.items()
         for row in _rows(result)
     ]
@@ -197,7 +197,7 @@ def _remarks(config: GlueConfig, data: TaskData, results: Results) -> list[str]:
     task = data.task.name
     settings, rows = config.task_config(task), len(data.train.first)
     starts = {result.run.start for (name, _), result in results.items() if name == task}
-    remarks = [f"rows, not the official ones: {', '.join(data.other_rows)}"] if data.other_rows else []
+    remarks = [f"rows, not the official ones: {', '.join(data.unofficial_splits)}"] if data.unofficial_splits else []
     remarks += data.remarks
     remarks += [f"{count:,} {reason} dropped" for reason, count in data.dropped.items() if count]
     if ALREADY_FINE_TUNED in starts:
@@ -213,7 +213,9 @@ def _remarks(config: GlueConfig, data: TaskData, results: Results) -> list[str]:
 
 def _other_rows(data: Mapping[TaskName, TaskData]) -> str:
     """Describe the splits whose number of rows is not the official one; empty without such a split."""
-    return "; ".join(f"{task} {', '.join(each.other_rows)}" for task, each in data.items() if each.other_rows)
+    return "; ".join(
+        f"{task} {', '.join(each.unofficial_splits)}" for task, each in data.items() if each.unofficial_splits
+    )
 
 
 def _submit(config: EvaluateGlueConfig, data: Mapping[TaskName, TaskData], results: Results, folder: RunFolder) -> str:
