@@ -18,7 +18,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from benchmarks.distillation import batches
 from distilray.config.distillation import LossConfig, OptimizerConfig
-from distilray.distillation.objective import DistillationStep, StepCounts, TensorBatch
+from distilray.distillation.objective import DistillationLoss, LossDivisors, TensorBatch
 from distilray.models.precision import preferred_dtype
 from distilray.models.student import create_student
 from distilray.pretraining_data.sample_plan import PlanState
@@ -37,7 +37,7 @@ class Run:
         self.model = create_student(teacher)[0].train()
         for model in (teacher, self.model):
             model.set_attn_implementation("eager")
-        self._losses = DistillationStep(self.model, teacher.to(dtype), LossConfig(), dtype)
+        self._losses = DistillationLoss(self.model, teacher.to(dtype), LossConfig(), dtype)
         self.optimizer = create_optimizer(self.model, OptimizerConfig())
         (self._batch,) = batches(examples, length, teacher.config.vocab_size, 1)
 
@@ -45,7 +45,7 @@ class Run:
         """Run one step and return its duration in seconds."""
         start = time.perf_counter()
         batch: TensorBatch = self._batch
-        loss, _ = self._losses(batch, StepCounts(int(batch.attention_mask.sum()), len(batch.mask_index)))
+        loss, _ = self._losses(batch, LossDivisors(int(batch.attention_mask.sum()), len(batch.mask_index)))
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

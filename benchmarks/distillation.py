@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM
 
 from distilray.config.distillation import LossConfig, OptimizerConfig
-from distilray.distillation.objective import DistillationStep, StepCounts, TensorBatch
+from distilray.distillation.objective import DistillationLoss, LossDivisors, TensorBatch
 from distilray.models.student import create_student
 from distilray.training.optimizer import create_optimizer
 
@@ -83,10 +83,10 @@ def plain_micro(student: nn.Module, teacher: nn.Module) -> Micro:
 def our_micro(student: Any, teacher: Any, dtype: torch.dtype | None, positions: str) -> Micro:
     """Return a micro-step of `jobs.distill`."""
     losses = LossConfig.model_validate({"ce_positions": positions})
-    step = DistillationStep(student, teacher if dtype is None else teacher.to(dtype), losses, dtype or torch.float32)
+    step = DistillationLoss(student, teacher if dtype is None else teacher.to(dtype), losses, dtype or torch.float32)
 
     def micro(batch: TensorBatch) -> Tensor:
-        return step(batch, StepCounts(int(batch.attention_mask.sum()), len(batch.mask_index)))[0]
+        return step(batch, LossDivisors(int(batch.attention_mask.sum()), len(batch.mask_index)))[0]
 
     return micro
 

@@ -4,7 +4,7 @@ PYTHONPATH=platform:. python benchmarks/fill_mask_inference.py CORPUS_DIR MODEL_
 
 The input is a text file with a few sentences of a corpus (a run folder of `jobs.build_corpus`) per line, of which 15%
 of the words are masked. The baseline has all token ids in memory, sorts them by length, and runs the encoder, the
-vocabulary head at the masks, and the loss in one process with one thread per core. Our pipeline reads, masks and
+masked-LM head at the masks, and the loss in one process with one thread per core. Our pipeline reads, masks and
 tokenizes the file, scores it with one single-threaded actor per core, and writes results and completed pieces. Prints
 the ratio of windows per second, with and without the startup of Ray and the models. Both use the same precision; passes
 alternate, and the best of each is used.

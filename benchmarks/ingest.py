@@ -17,7 +17,7 @@ import torch
 
 from distilray.config.distillation import LossConfig
 from distilray.config.sample import resolve_sample
-from distilray.distillation.objective import DistillationStep, StepCounts, TensorBatch
+from distilray.distillation.objective import DistillationLoss, LossDivisors, TensorBatch
 from distilray.models.masked_lm import load_masked_lm
 from distilray.models.precision import preferred_dtype
 from distilray.pretraining_data.batches import Batch, collate, padded_width
@@ -68,8 +68,8 @@ def training_rate(batch: Batch) -> float:
     dtype = preferred_dtype(torch.device("cpu"))
     student, teacher = (load_masked_lm(resolve_sample(ENCODER), fresh_head=True) for _ in range(2))
     student.set_attn_implementation("eager")
-    step = DistillationStep(student.train(), teacher.to(dtype), LossConfig(), dtype)
-    tensors, counts, best = TensorBatch.of(batch), StepCounts(batch.tokens, len(batch.mask_index)), 0.0
+    step = DistillationLoss(student.train(), teacher.to(dtype), LossConfig(), dtype)
+    tensors, counts, best = TensorBatch.of(batch), LossDivisors(batch.tokens, len(batch.mask_index)), 0.0
     for _ in range(PASSES):
         start = time.perf_counter()
         step(tensors, counts)[0].backward()

@@ -20,7 +20,7 @@ import torch
 
 from distilray.config.distillation import LossConfig
 from distilray.config.sample import resolve_sample
-from distilray.distillation.objective import MASKED_LM_ONLY, DistillationStep, TensorBatch
+from distilray.distillation.objective import MASKED_LM_ONLY, DistillationLoss, TensorBatch
 from distilray.models.masked_lm import load_masked_lm
 from distilray.models.precision import preferred_dtype
 from distilray.models.processor import configure_cpu
@@ -41,7 +41,7 @@ def seconds(shards: ShardSet, losses: LossConfig, attention: str) -> float:
             module.p = 0.0
     dtype = preferred_dtype(CPU)
     teacher = load_masked_lm(resolve_sample("sample:encoder"), fresh_head=True).to(dtype) if losses.alpha_ce else None
-    step = DistillationStep(model, teacher, losses, dtype)
+    step = DistillationLoss(model, teacher, losses, dtype)
     rows = np.arange(EXAMPLES)
     batch = TensorBatch.of(collate(shards, planned(rows), pad_id=0))
     counts = step_counts(shards, rows)
@@ -66,7 +66,7 @@ def main() -> None:
         fused, eager = (measure(MASKED_LM_ONLY, attention).result() for attention in ("sdpa", "eager"))
         everywhere, masked = (measure(losses, "eager").result() for losses in (all_positions, masked_only))
     print(f"attention: fused {fused:.3f} s, eager {eager:.3f} s: {fused / eager:.2f}x")
-    print(f"vocabulary head: all positions {everywhere:.3f} s, masked {masked:.3f} s: {everywhere / masked:.2f}x")
+    print(f"masked-LM head: all positions {everywhere:.3f} s, masked {masked:.3f} s: {everywhere / masked:.2f}x")
     for where, before, kept in zip(("all positions", "masked"), returned, (everywhere, masked), strict=True):
         print(f"freed memory, {where}: returned {before:.3f} s, kept {kept:.3f} s: {before / kept:.2f}x")
 

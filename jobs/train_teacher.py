@@ -1,4 +1,4 @@
-"""Train a teacher: continue masked-LM pretraining of an encoder, with its vocabulary head, on shards.
+"""Train a teacher: continue masked-LM pretraining of an encoder, with its masked-LM head, on shards.
 
     python -m jobs.train_teacher --recipe jobs/recipes/train_teacher/quickstart.yaml [--dry-run] [a.b=value ...]
     ray job submit --address ADDRESS --working-dir . --runtime-env jobs/runtime_env.yaml -- \

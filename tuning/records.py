@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pyarrow import fs
 
 from distilray.config.glue import TaskConfig, TaskName, TrialConfig
-from distilray.finetuning.progress import Evaluation
+from distilray.finetuning.fine_tune_state import Evaluation
 from distilray.runtime import storage
 
 RECORD_FILE = "record.json"

@@ -21,7 +21,7 @@ from distilray.config.glue import (
 )
 from distilray.errors import InputError
 from distilray.evaluation.glue.comparison import score_error
-from distilray.finetuning.progress import Evaluation
+from distilray.finetuning.fine_tune_state import Evaluation
 from distilray.statistics import is_above_chance
 from tuning.records import STATUSES, TrialRecord
 

@@ -20,7 +20,7 @@ from distilray.errors import InputError
 from distilray.finetuning.classifier import load_classifier
 from distilray.finetuning.classifier_training import ClassifierTraining, fine_tune
 from distilray.finetuning.features import TaskFeatures
-from distilray.finetuning.progress import Evaluation, EvaluationHistory
+from distilray.finetuning.fine_tune_state import Evaluation, EvaluationHistory
 from distilray.finetuning.tasks import TASKS
 from distilray.models.precision import compute_dtype
 from distilray.models.processor import configure_cpu

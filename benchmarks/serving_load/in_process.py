@@ -2,7 +2,7 @@
 
 PYTHONPATH=platform:. python -m benchmarks.serving_load.in_process < arguments.json
 
-`raw`: forward passes of transformers' modules on tokenized batches of similar length, with the vocabulary head at the
+`raw`: forward passes of transformers' modules on tokenized batches of similar length, with the masked-LM head at the
 masks. `engine`: `FillMask.fill_encoded` for the same texts in their original order. `direct`: `FillMask.fill` for one
 text at a time.
 """

@@ -9,7 +9,7 @@ from distilray.config.distillation import DistillConfig, LossConfig
 from distilray.config.report import ReportConfig
 from distilray.distillation.dry_run import plan_distillation
 from distilray.distillation.losses import LOSSES, Loss
-from distilray.distillation.objective import DistillationStep, TensorBatch
+from distilray.distillation.objective import DistillationLoss, TensorBatch
 from distilray.models.masked_lm import load_masked_lm
 from distilray.models.student import create_student
 from distilray.pretraining_data.batches import collate
@@ -56,7 +56,7 @@ def test_it_is_a_term_of_training(teacher_dir, shards_dir):
 
     def loss_and_terms(losses):
         with torch.no_grad():
-            return DistillationStep(student, teacher, losses)(batch, counts)
+            return DistillationLoss(student, teacher, losses)(batch, counts)
 
     without, _ = loss_and_terms(LossConfig())
     loss, terms = loss_and_terms(DistanceLossConfig(alpha_l1=0.5))

@@ -16,7 +16,7 @@ from transformers import BertConfig, BertForMaskedLM
 from distilray.config.corpus import BuildCorpusConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.distillation.feed import loss_divisors
-from distilray.distillation.objective import StepCounts
+from distilray.distillation.objective import LossDivisors
 from distilray.models.masked_lm import save_model
 from distilray.models.student import create_student
 from distilray.pretraining_data import encoding
@@ -160,7 +160,7 @@ def planned(rows: Any) -> PlannedRows:
     return PlannedRows(np.asarray(rows), np.zeros(len(rows), np.int64))
 
 
-def step_counts(shards: ShardSet, rows: Any) -> StepCounts:
+def step_counts(shards: ShardSet, rows: Any) -> LossDivisors:
     """The counts of a step of some rows of the first epoch."""
     first = planned(rows)
     return loss_divisors(shards.lengths(first.rows), shards.mask_counts(first.rows, first.epochs))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from distilray.finetuning.progress import Evaluation
+from distilray.finetuning.fine_tune_state import Evaluation
 from jobs import search_glue
 from tests.faults.processes import kill, kill_worker, start, wait_for, wait_until, workers
 from tests.tuning.tiny_search import values, write_model, write_next_sentence_task

@@ -49,7 +49,7 @@ def plan_of(recipe: Path, inputs: Path, folder: Path) -> list[str]:
 def _planning_machine() -> Iterator[None]:
     """Eight GPUs, as the machine that a search is planned for; and files of GLUE with the rows of the stand-ins."""
     rows = {name: {split: (count,) for split, count in small_rows(name).items()} for name in GLUE_TASKS}
-    tasks = {name: replace(TASKS[name], rows=counts) for name, counts in rows.items()}
+    tasks = {name: replace(TASKS[name], row_counts=counts) for name, counts in rows.items()}
     with patch.object(torch.cuda, "device_count", lambda: 8), patch.dict(TASKS, tasks):
         yield
 

@@ -166,7 +166,7 @@ def test_a_temperature_that_no_loss_uses_may_differ(work):
 def test_a_cache_of_masked_positions_is_refused_where_all_are_compared(work, tmp_path, capfd):
     folder = write_cache(tmp_path / "masked", str(work / "shards"), str(work / "teacher"), positions="masked")
     line = refusal(work, capfd, "distill", f"teacher_cache_dir={folder}", "--dry-run")
-    assert f"{folder}: holds the vocabulary at masked tokens only; set losses.ce_positions=masked" in line
+    assert f"{folder}: has probabilities at masked tokens only; set losses.ce_positions=masked" in line
     fitting = (f"teacher_cache_dir={folder}", "losses.ce_positions=masked", "--dry-run")
     assert distill.main(command(work, "distill", *fitting)) == 0
 

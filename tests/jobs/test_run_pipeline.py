@@ -191,7 +191,7 @@ def test_a_dry_run_of_the_quickstart_prints_one_table_and_writes_nothing(tmp_pat
 def test_stages_run_in_one_session_and_are_skipped_when_they_are_complete(tmp_path, monkeypatch, capfd, local_ray):
     for name in ("cola", "sst2", "rte"):
         counts = {split: (count,) for split, count in small_rows(name).items()}
-        monkeypatch.setitem(TASKS, name, replace(TASKS[name], rows=counts))
+        monkeypatch.setitem(TASKS, name, replace(TASKS[name], row_counts=counts))
     file = str(FOLDER / "reproduction.yaml")
     monkeypatch.chdir(tmp_path)
     command = [file, f"glue={write_glue(tmp_path / 'glue')}", "--only", "write_glue_text,build_corpus,encode_corpus"]

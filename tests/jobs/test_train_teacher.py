@@ -15,7 +15,7 @@ STEPS = 24
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
-    """Shards, an encoder without a vocabulary head, and a recipe with dropout and many checkpoints."""
+    """Shards, an encoder without a masked-LM head, and a recipe with dropout and many checkpoints."""
     folder = tmp_path_factory.mktemp("teacher")
     tokenizer_dir = write_tokenizer(folder / "tokenizer")
     write_shards(folder / "shards", tokenizer_dir)

@@ -40,7 +40,7 @@ class OptimizerConfig(Config):
 
     learning_rate: Positive = 5e-4
     head_learning_rate: Positive | None = Field(
-        default=None, description="learning rate of the vocabulary head; default: learning_rate"
+        default=None, description="learning rate of the masked-LM head; default: learning_rate"
     )
     warmup_fraction: Fraction = 0.05
     weight_decay: NonNegative = 0.0
@@ -244,7 +244,7 @@ class TrainTeacherConfig(TrainingConfig):
     """Recipe of `jobs.train_teacher`: masked language modeling from a warm start."""
 
     encoder_dir: ModelRef = Field(
-        description="BERT to start from: folder, URI or hub:OWNER/NAME; a missing vocabulary head is initialized"
+        description="BERT to start from: folder, URI or hub:OWNER/NAME; a missing masked-LM head is initialized"
     )
 
 

@@ -43,7 +43,7 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True)
 class ShardTask:
-    """Shard that one task reads.
+    """Input of one task: a shard.
 
     Attributes:
         name: name in the manifest of the shards.
@@ -67,7 +67,9 @@ def plan_cache(config: CacheTeacherConfig) -> dict[str, object]:
     teacher = load_masked_lm(folder)
     size = model_size(teacher)
     if config.top_k > size.vocabulary:
-        raise InputError(f"top_k: {config.top_k} tokens, and the teacher has {size.vocabulary:,}; keep fewer")
+        raise InputError(
+            f"top_k: {config.top_k} exceeds the teacher's vocabulary of {size.vocabulary:,} tokens; lower it"
+        )
     splits = _open_splits(config)
     rows, tokens = sum(map(len, splits.values())), sum(shards.tokens for shards in splits.values())
     sizes = cache_bytes(config.shards_dir, dim=size.dim, top_k=config.top_k, positions=config.positions)
@@ -147,9 +149,11 @@ def _write_shard_targets(item: Values, *, config: CacheTeacherConfig, pad_id: in
 
 
 def _split_counts(results: Sequence[Values], split: str) -> Values:
-    own = [result for result in results if result["output"]["split"] == split]
-    sums = {name: sum(result["output"][name] for result in own) for name in ("rows", "tokens", "positions", "bytes")}
-    kept = sum(result["kept"] for result in own) / max(1, sums["positions"])
+    in_split = [result for result in results if result["output"]["split"] == split]
+    sums = {
+        name: sum(result["output"][name] for result in in_split) for name in ("rows", "tokens", "positions", "bytes")
+    }
+    kept = sum(result["kept"] for result in in_split) / max(1, sums["positions"])
     # Rounded because the last digits of sums of logarithms depend on the CPU type.
     return {**sums, "kept_probability": round(kept, 6)}
 

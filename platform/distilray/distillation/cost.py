@@ -30,6 +30,7 @@ from distilray.runtime.run_folder import CONFIG_FILE, METRICS_FILE, read_manifes
 _STATE_BYTES = 16  # per trained parameter: the parameter, its gradient and two moments, in fp32
 SAVED_BYTES = 12  # per trained parameter in a checkpoint: the parameter and two moments
 _HIDDEN_BYTES = 2  # per dimension of a cached hidden state
+_LOGIT_ROWS = 4 * 512  # rows of fp32 logits in memory at the same time
 _CANDIDATE_BYTES = 6  # per cached token: 2 for its id, 4 for its log probability
 _GB, _MB = 1e9, 1e6
 
@@ -44,7 +45,7 @@ def worker_memory_gb(config: TrainingConfig, *, max_seq_length: int, model: Any,
 
     The estimate adds weights, gradients and moments, the activations of a micro-batch of full length, and the logits in
     use. Activations of a layer take tokens x dim x (34 + 5 x heads x length / dim) bytes in 16 bits (Korthikanti et al.
-    2022, equation 2), or 2 x tokens x dim with activation checkpointing. A teacher holds those of one layer at a time.
+    2022, equation 2), or 2 x tokens x dim with activation checkpointing. A teacher keeps only those of one layer.
 
     Args:
         max_seq_length: tokens of the longest example.
@@ -56,7 +57,7 @@ def worker_memory_gb(config: TrainingConfig, *, max_seq_length: int, model: Any,
         config.precision == "auto" and device.type == "cpu" and preferred_dtype(device) == torch.float32
     )
     size, heads = model_size(model), model.config.num_attention_heads
-    tokens, width = config.micro_batch_size * max_seq_length, 2 if uses_fp32 else 1
+    tokens, width = config.micro_batch_size * max_seq_length, 2 if uses_fp32 else 1  # width relative to 16 bits
     layer = tokens * size.dim * (34 + 5 * heads * max_seq_length / size.dim) * width
     activations = size.layers * layer
     if config.activation_checkpointing:
@@ -65,7 +66,8 @@ def worker_memory_gb(config: TrainingConfig, *, max_seq_length: int, model: Any,
     if teacher is not None:
         state += count_parameters(teacher) * 2 * width
         activations += layer / 2
-    return float(state + activations + 4 * 512 * size.vocabulary * 4) / _GB
+    logits = _LOGIT_ROWS * size.vocabulary * 4
+    return float(state + activations + logits) / _GB
 
 
 def checkpoint_gb(parameters: int, steps: int, intervals: IntervalsConfig) -> tuple[float, float]:
@@ -78,7 +80,8 @@ def checkpoint_gb(parameters: int, steps: int, intervals: IntervalsConfig) -> tu
     saved = parameters * SAVED_BYTES / _GB
     written = math.ceil(steps / intervals.checkpoint_every_steps)  # the last step is always saved
     kept = min(intervals.keep_checkpoints + 1, written)  # the newest ones, and the best
-    return written * saved + saved / 3, kept * saved + saved / 3
+    model = saved / 3  # without the two moments
+    return written * saved + model, kept * saved + model
 
 
 def time_and_cost(estimate: EstimateConfig, tokens: int, *, workers: int, measured_rate: Callable[[str], float]) -> str:
@@ -110,7 +113,7 @@ def measured_tokens_per_s(run_dir: str) -> float:
     rates = [row["tokens_per_s"] for row in rows if "tokens_per_s" in row]
     config = storage.join(run_dir, CONFIG_FILE)
     if not rates or not storage.exists(config):
-        raise InputError(f"estimate.measured_run_dir: {run_dir} holds no training run with metrics; name one that does")
+        raise InputError(f"estimate.measured_run_dir: {run_dir} is not a training run with metrics; choose another run")
     workers = yaml.safe_load(storage.read_bytes(config))["config"]["scaling"]["num_workers"]
     return statistics.median(rates) / int(workers)
 

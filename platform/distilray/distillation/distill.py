@@ -32,7 +32,7 @@ from distilray.models.sources import (
     TOKENIZER_CONFIG_FILE,
     localize,
 )
-from distilray.models.student import summarize_sources
+from distilray.models.student import summarize_origins
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime import storage
 from distilray.runtime.environment import inside_cluster
@@ -52,11 +52,11 @@ _MODEL_FILES = (*MODEL_FILES, TOKENIZER_CONFIG_FILE)
 
 
 class DivergedError(DataQualityError):
-    """Raised when several steps in a row had no finite gradient, so that further training would be useless."""
+    """Raised when the gradients of several steps in a row were not finite, so that training cannot continue."""
 
 
 def train_teacher(config: TrainTeacherConfig, folder: RunFolder) -> Outcome:
-    """Train the teacher's encoder and masked LM head on the shards, and write a model folder."""
+    """Train the teacher's encoder and masked-LM head on the shards, and write a model folder."""
     return _fit(config, folder, MASKED_LM_ONLY, create_teacher, localize(config.encoder_dir), {})
 
 
@@ -64,8 +64,8 @@ def distill(config: DistillConfig, folder: RunFolder) -> Outcome:
     """Distill the teacher, or its cached outputs, into a student, and write a model folder."""
     check_cache_files(config, verify=True)
     teacher = load_masked_lm(localize(config.teacher_dir))
-    student, sources = build_student(teacher, config)
-    storage.write_bytes(folder.path(INITIALIZATION_FILE), json.dumps(sources, indent=1).encode())
+    student, origins = build_student(teacher, config)
+    storage.write_bytes(folder.path(INITIALIZATION_FILE), json.dumps(origins, indent=1).encode())
     counts = {
         "teacher_parameters": count_parameters(teacher),
         "parameters": count_parameters(student),
@@ -73,7 +73,7 @@ def distill(config: DistillConfig, folder: RunFolder) -> Outcome:
         "layers": student.config.num_hidden_layers,
     }
     del teacher, student
-    notices = summarize_sources(sources)
+    notices = summarize_origins(origins)
     return _fit(
         config,
         folder,

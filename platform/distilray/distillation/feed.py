@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from distilray.distillation.objective import StepCounts, TensorBatch
+from distilray.distillation.objective import LossDivisors, TensorBatch
 from distilray.distillation.teacher_cache import TeacherCache
 from distilray.pretraining_data.batches import collate, padded_width
 from distilray.pretraining_data.sample_plan import PlannedRows, SamplePlan, micro_batches
@@ -21,8 +21,8 @@ class MicroStep:
     """One micro-batch of this worker.
 
     Attributes:
-        number: position among the worker's micro-batches of the same optimizer step.
-        counts: divisors of its loss sums.
+        number: index among the worker's micro-batches of the same optimizer step.
+        divisors: divisors of its loss sums.
         size: size of the whole optimizer step, over all workers.
         rows: row numbers in the shards.
     """
@@ -30,7 +30,7 @@ class MicroStep:
     number: int
     is_last: bool
     batch: TensorBatch
-    counts: StepCounts
+    divisors: LossDivisors
     size: StepSize
     rows: Rows
 
@@ -77,24 +77,24 @@ class Feed:
         own_batches = batches[self.rank :: self.num_workers]
         for number, indices in enumerate(own_batches):
             own_rows = planned.take(indices)
-            counts = loss_divisors(lengths, masked)
+            divisors = loss_divisors(lengths, masked)
             if self.reduction == "original":
-                counts = loss_divisors(lengths[indices], masked[indices], times=len(batches))
+                divisors = loss_divisors(lengths[indices], masked[indices], factor=len(batches))
             cached = None if self.targets is None else self.targets.of(own_rows.rows)
             batch = TensorBatch.of(collate(self.shards, own_rows, pad_id=self.pad_id), cached, pinned=self.pinned)
-            yield MicroStep(number, number == len(own_batches) - 1, batch, counts, size, own_rows.rows)
+            yield MicroStep(number, number == len(own_batches) - 1, batch, divisors, size, own_rows.rows)
 
 
-def loss_divisors(lengths: NDArray[np.integer], masked: NDArray[np.integer], times: int = 1) -> StepCounts:
+def loss_divisors(lengths: NDArray[np.integer], masked: NDArray[np.integer], factor: int = 1) -> LossDivisors:
     """Return the divisors of the loss sums over some rows.
 
     Args:
         lengths: (rows,) tokens of each row.
         masked: (rows,) masked tokens of each row.
-        times: factor that every divisor is multiplied by.
+        factor: multiplies every divisor.
     """
-    return StepCounts(
-        tokens=times * int(lengths.sum()),
-        masked=times * max(1, int(masked.sum())),
-        pairs=times * int(np.square(lengths.astype(np.int64)).sum()),
+    return LossDivisors(
+        tokens=factor * int(lengths.sum()),
+        masked=factor * max(1, int(masked.sum())),
+        pairs=factor * int(np.square(lengths.astype(np.int64)).sum()),
     )

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from distilray.distillation.feed import loss_divisors
-from distilray.distillation.objective import DistillationStep, StepCounts, TensorBatch
+from distilray.distillation.objective import DistillationLoss, LossDivisors, TensorBatch
 from distilray.distillation.teacher_cache import TeacherCache
 from distilray.pretraining_data.batches import collate, heldout_rows
 from distilray.pretraining_data.shards import ShardSet
@@ -16,8 +16,8 @@ from distilray.training.loop import Hook, Step
 
 
 @dataclass(frozen=True)
-class HeldoutScores:
-    """Scores of a model over the held-out split: loss, its terms, hit@1 and agreement with the teacher.
+class HeldoutScorer:
+    """Scores models on the held-out split: loss, its terms, hit@1 and agreement with the teacher.
 
     Attributes:
         reduce: sums values over all workers.
@@ -38,28 +38,27 @@ class HeldoutScores:
     limit: int | None = None
 
     @functools.cached_property
-    def _counts(self) -> StepCounts:
+    def _divisors(self) -> LossDivisors:
         rows = np.arange(len(self.shards))[: self.limit]
         return loss_divisors(self.shards.lengths(rows), self.shards.mask_counts(rows, np.zeros_like(rows)))
 
-    def score(self, step: DistillationStep) -> Mapping[str, float]:
+    def score(self, module: DistillationLoss) -> Mapping[str, float]:
         """Return `loss` and its unweighted terms as in training, `hit@1`, and `agreement` if there is a teacher."""
-        counts = self._counts
         batches = heldout_rows(
             self.shards, batch_size=self.batch_size, limit=self.limit, rank=self.rank, num_workers=self.num_workers
         )
         # All workers must reduce the same names, even a worker that has no batch.
-        sums = dict.fromkeys(step.score_names, 0.0)
-        was_training = step.model.training
-        step.model.eval()
+        sums = dict.fromkeys(module.score_names, 0.0)
+        was_training = module.model.training
+        module.model.eval()
         for planned in batches:
             cached = None if self.targets is None else self.targets.of(planned.rows)
             batch = TensorBatch.of(collate(self.shards, planned, pad_id=self.pad_id), cached)
-            loss, terms, hits = step.score(batch.to(self.device), counts)
+            loss, terms, hits = module.score(batch.to(self.device), self._divisors)
             for name, value in {"loss": loss, **terms, **hits}.items():
                 sums[name] += float(value)
             self.on_batch()
-        step.model.train(was_training)
+        module.model.train(was_training)
         names = sorted(sums)
         return dict(zip(names, self.reduce([sums[name] for name in names]), strict=True))
 
@@ -69,13 +68,13 @@ class HeldoutEvaluation(Hook):
     """Scores the model on the held-out split every few steps and at the end.
 
     Attributes:
-        model: the step that is being trained.
+        module: loss module of the model in training.
         report: receives each row of scores.
         scores: the latest scores. They are updated in place because checkpoints store the same object.
     """
 
-    heldout: HeldoutScores
-    model: DistillationStep
+    scorer: HeldoutScorer
+    module: DistillationLoss
     every_steps: int
     report: Callable[[Mapping[str, float]], None]
     scores: dict[str, float]
@@ -89,5 +88,5 @@ class HeldoutEvaluation(Hook):
 
     def evaluate(self, done: int) -> None:
         """Score the model after `done` steps. All workers must call it together."""
-        self.scores.update(self.heldout.score(self.model))
+        self.scores.update(self.scorer.score(self.module))
         self.report({"step": done, **self.scores})

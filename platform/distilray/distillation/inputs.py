@@ -1,4 +1,4 @@
-"""Inputs of a training run: its models, its shards, and the cache of its teacher."""
+"""Inputs of a training run: models, shards and teacher cache."""
 
 import hashlib
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from distilray.runtime.run_folder import read_manifest
 
 
 def create_teacher(config: TrainTeacherConfig) -> tuple[Any, None]:
-    """Return the model that `train_teacher` trains: the warm start, with a fresh vocabulary head if it has none."""
+    """Return the model that `train_teacher` trains: the warm start, with a fresh masked-LM head if it has none."""
     model = load_masked_lm(localize(config.encoder_dir), fresh_head=True)
     initialize_head_bias(model, ShardSet(config.shards_dir, "train").token_counts())
     return model, None
@@ -31,7 +31,7 @@ def create_student_and_teacher(config: DistillConfig) -> tuple[Any, Any | None]:
 
 
 def build_student(teacher: Any, config: DistillConfig) -> tuple[Any, Mapping[str, str]]:
-    """Return the initialized student, and the source of each of its tensors."""
+    """Return the initialized student, and the origin of each of its tensors."""
     student = config.student
     seed = config.seed if student.initialization == "random" else None
     return create_student(teacher, layers=student.layers, fold_segment_a=student.fold_segment_a, random_seed=seed)
@@ -99,7 +99,7 @@ def check_cache_matches(config: DistillConfig) -> None:
     """Check that the teacher cache was made from the same shards and teacher, and that it suits the losses.
 
     Raises:
-        InputError: it does not; the message names both sides and the fix.
+        InputError: it does not match; the message names both sides and the fix.
     """
     folder, losses = config.teacher_cache_dir, config.losses
     if folder is None:
@@ -108,7 +108,9 @@ def check_cache_matches(config: DistillConfig) -> None:
     content = cache_content(folder)
     cached = content["config"]
     if content["inputs"]["shards"] != {"content_hash": read_manifest(config.shards_dir)["content_hash"]}:
-        raise InputError(f"{folder}: made from other shards than {config.shards_dir}; run jobs.cache_teacher on these")
+        raise InputError(
+            f"{folder}: made from other shards than {config.shards_dir}; run jobs.cache_teacher on these shards"
+        )
     if content["counts"]["teacher_hash"] != teacher_hash(localize(config.teacher_dir)):
         raise InputError(f"{folder}: made by another teacher than {config.teacher_dir}; run jobs.cache_teacher with it")
     if losses.alpha_ce and cached["temperature"] != losses.temperature:
@@ -118,7 +120,7 @@ def check_cache_matches(config: DistillConfig) -> None:
         )
     if losses.compared_positions == "all" and cached["positions"] == "masked":
         raise InputError(
-            f"{folder}: holds the vocabulary at masked tokens only; set losses.ce_positions=masked, or cache with "
+            f"{folder}: has probabilities at masked tokens only; set losses.ce_positions=masked, or cache with "
             "positions=all"
         )
 

@@ -33,8 +33,8 @@ MASKED_LM_ONLY = LossConfig(alpha_ce=0.0, alpha_mlm=1.0, alpha_cos=0.0)
 
 
 @dataclass(frozen=True)
-class StepCounts:
-    """Divisors of the loss sums of a micro-batch, such that the terms of all micro-batches add up to means.
+class LossDivisors:
+    """Divisors of the loss sums of a micro-batch. The terms of all micro-batches of a step then add up to means.
 
     Attributes:
         tokens: real tokens.
@@ -46,9 +46,10 @@ class StepCounts:
     masked: float
     pairs: float = 1.0
 
-    def divisor(self, loss: Loss) -> float:
-        count: float = getattr(self, loss.per)
-        return count
+    def of(self, loss: Loss) -> float:
+        """Return the divisor of a loss."""
+        divisor: float = getattr(self, loss.per)
+        return divisor
 
 
 @dataclass(frozen=True)
@@ -75,14 +76,14 @@ class TensorBatch:
         return TensorBatch(**{name: function(field) for name, field in vars(self).items() if field is not None})
 
 
-class DistillationStep(nn.Module):
-    """Module that computes the loss of the model in training.
+class DistillationLoss(nn.Module):
+    """Forward pass of the model in training, up to the loss.
 
-    The model is its only submodule. DDP wraps the whole module, so that the loss is part of the forward pass.
+    The model is the only submodule. DDP wraps the whole module, so that the loss is part of its forward pass.
 
     Args:
         model: the model to train.
-        teacher: frozen; None for masked language modeling alone, or if the batches contain its cached outputs.
+        teacher: frozen teacher; None for masked language modeling alone, or if the batches contain its cached outputs.
         dtype: dtype of the matrix products.
         cached: True if the batches contain cached outputs of the teacher.
     """
@@ -104,18 +105,18 @@ class DistillationStep(nn.Module):
         self._losses = losses
         self._used = [LOSSES[name] for name, alpha in losses.alphas.items() if alpha]
         self._dtype = dtype
-        self._pairs: list[tuple[int, int]] = []
+        self._layer_pairs: list[tuple[int, int]] = []
         if teacher is not None and losses.layer_alphas:
-            self._pairs = losses.layer_map or default_layer_map(
+            self._layer_pairs = losses.layer_map or default_layer_map(
                 teacher.config.num_hidden_layers, model.config.num_hidden_layers
             )
-            self._student_outputs = LayerOutputs(model, [student for student, _ in self._pairs])
-            self._teacher_outputs = LayerOutputs(teacher, [layer for _, layer in self._pairs])
+            self._student_outputs = LayerOutputs(model, [student for student, _ in self._layer_pairs])
+            self._teacher_outputs = LayerOutputs(teacher, [layer for _, layer in self._layer_pairs])
 
-    def forward(self, batch: TensorBatch, counts: StepCounts) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def forward(self, batch: TensorBatch, divisors: LossDivisors) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Return the loss of a micro-batch and its unweighted terms; over a step, both add up to the step's means."""
         with autocast(batch.input_ids.device, self._dtype):
-            return self._terms(batch, counts, *self._encode(batch))
+            return self._terms(batch, divisors, *self._encode(batch))
 
     @property
     def score_names(self) -> list[str]:
@@ -125,7 +126,7 @@ class DistillationStep(nn.Module):
 
     @torch.no_grad()
     def score(
-        self, batch: TensorBatch, counts: StepCounts
+        self, batch: TensorBatch, divisors: LossDivisors
     ) -> tuple[Tensor, Mapping[str, Tensor], Mapping[str, Tensor]]:
         """Return the loss and terms as `forward` does, and two accuracies at the masked tokens.
 
@@ -134,11 +135,11 @@ class DistillationStep(nn.Module):
         """
         with autocast(batch.input_ids.device, self._dtype):
             hidden, teacher = self._encode(batch)
-            loss, terms = self._terms(batch, counts, hidden, teacher)
+            loss, terms = self._terms(batch, divisors, hidden, teacher)
             best = best_tokens(self.model, hidden, batch.mask_index)
-            hits = {"hit@1": (best == batch.mask_labels).sum() / counts.masked}
+            hits = {"hit@1": (best == batch.mask_labels).sum() / divisors.masked}
             if teacher is not None:
-                hits["agreement"] = (best == teacher.best_tokens()).sum() / counts.masked
+                hits["agreement"] = (best == teacher.best_tokens()).sum() / divisors.masked
         return loss, terms, hits
 
     def _encode(self, batch: TensorBatch) -> tuple[Tensor, Teacher | None]:
@@ -158,25 +159,28 @@ class DistillationStep(nn.Module):
         return LiveTeacher(self._frozen[0], states, batch.attention_mask, batch.mask_index)
 
     def _terms(
-        self, batch: TensorBatch, counts: StepCounts, hidden: Tensor, teacher: Teacher | None
+        self, batch: TensorBatch, divisors: LossDivisors, hidden: Tensor, teacher: Teacher | None
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         losses = self._losses
-        loss, terms = self._vocabulary_terms(batch, counts, hidden, teacher)
+        total, terms = self._vocabulary_terms(batch, divisors, hidden, teacher)
         hidden_terms: dict[str, Tensor] = {}
         last_hidden = [loss for loss in self._used if loss.compares == "last_hidden"]
         if teacher is not None and last_hidden:
-            states, mask = (hidden[batch.attention_mask.bool()], teacher.token_states()), batch.attention_mask
-            hidden_terms = {loss.name: loss(*states, mask) / counts.divisor(loss) for loss in last_hidden}
-        if self._pairs:
-            hidden_terms |= self._layer_terms(batch.attention_mask, counts)
+            mask = batch.attention_mask
+            student_states, teacher_states = hidden[mask.bool()], teacher.token_states()
+            hidden_terms = {
+                loss.name: loss(student_states, teacher_states, mask) / divisors.of(loss) for loss in last_hidden
+            }
+        if self._layer_pairs:
+            hidden_terms |= self._layer_terms(batch.attention_mask, divisors)
             self._student_outputs.clear()
             self._teacher_outputs.clear()
         for name, term in hidden_terms.items():
-            loss = loss + losses.alphas[name] * term
-        return loss, {**terms, **{name: term.detach() for name, term in hidden_terms.items()}}
+            total = total + losses.alphas[name] * term
+        return total, {**terms, **{name: term.detach() for name, term in hidden_terms.items()}}
 
     def _vocabulary_terms(
-        self, batch: TensorBatch, counts: StepCounts, hidden: Tensor, teacher: Teacher | None
+        self, batch: TensorBatch, divisors: LossDivisors, hidden: Tensor, teacher: Teacher | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the terms on the vocabulary, at all real tokens or only the masked ones; `mlm` is always included."""
         losses = self._losses
@@ -184,9 +188,9 @@ class DistillationStep(nn.Module):
         at_all_tokens = is_compared and losses.compared_positions == "all"
         rows = batch.attention_mask.flatten().nonzero().squeeze(1) if at_all_tokens else batch.mask_index
         labels = _dense_labels(batch)[rows] if at_all_tokens else batch.mask_labels
-        fused = [loss for loss in LOSSES.values() if loss.compares == "vocabulary"]
-        divisors = {loss.name: counts.divisor(loss) if at_all_tokens else counts.masked for loss in fused}
-        used = {loss.name: loss in self._used and (is_compared or not loss.needs_teacher) for loss in fused}
+        candidates = [loss for loss in LOSSES.values() if loss.compares == "vocabulary"]
+        divisor_of = {loss.name: divisors.of(loss) if at_all_tokens else divisors.masked for loss in candidates}
+        is_used = {loss.name: loss in self._used and (is_compared or not loss.needs_teacher) for loss in candidates}
         output = decoder(self.model)
         loss, sums = vocabulary_loss(
             apply_head_transform(self.model, select_rows(hidden, rows)).to(self._dtype),
@@ -194,22 +198,28 @@ class DistillationStep(nn.Module):
             output.bias,
             labels,
             teacher=teacher.targets(rows) if is_compared and teacher is not None else None,
-            factors=Factors(**{name: losses.alphas[name] / divisors[name] if used[name] else 0.0 for name in divisors}),
+            factors=Factors(
+                **{
+                    name: losses.alphas[name] / divisor if is_used[name] else 0.0
+                    for name, divisor in divisor_of.items()
+                }
+            ),
             temperature=losses.temperature,
         )
-        return loss, {name: sums[name] / divisors[name] for name in divisors if used[name] or name == "mlm"}
+        terms = {name: sums[name] / divisor for name, divisor in divisor_of.items() if is_used[name] or name == "mlm"}
+        return loss, terms
 
-    def _layer_terms(self, mask: Tensor, counts: StepCounts) -> dict[str, Tensor]:
+    def _layer_terms(self, mask: Tensor, divisors: LossDivisors) -> dict[str, Tensor]:
         """Return the layer-wise terms, averaged over the layer pairs. Embeddings only have hidden states."""
         layer_wise = [loss for loss in self._used if loss.compares in _LAYER_OUTPUTS]
         terms: dict[str, list[Tensor]] = {}
-        for student, teacher in self._pairs:
+        for student, teacher in self._layer_pairs:
             for loss in layer_wise:
                 if EMBEDDINGS in (student, teacher) and loss.compares != "hidden":
                     continue
                 outputs_of = _LAYER_OUTPUTS[loss.compares]
                 outputs = outputs_of(self._student_outputs, student), outputs_of(self._teacher_outputs, teacher)
-                terms.setdefault(loss.name, []).append(loss(*outputs, mask) / counts.divisor(loss))
+                terms.setdefault(loss.name, []).append(loss(*outputs, mask) / divisors.of(loss))
         return {name: torch.stack(values).mean() for name, values in terms.items()}
 
 

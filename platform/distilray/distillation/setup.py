@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from distilray.distillation.feed import Feed, MicroStep
-from distilray.distillation.heldout import HeldoutEvaluation, HeldoutScores
-from distilray.distillation.objective import DistillationStep
+from distilray.distillation.heldout import HeldoutEvaluation, HeldoutScorer
+from distilray.distillation.objective import DistillationLoss
 from distilray.distillation.preparation import LoopSettings, flops_per_step, prepare_models
 from distilray.models.flops import model_size, peak_flops
 from distilray.models.precision import compute_dtype, precision_of
@@ -26,13 +26,13 @@ from distilray.runtime.progress import post_notice
 from distilray.runtime.run_owner import check_visible
 from distilray.runtime.tracking import open_trackers
 from distilray.training.checkpoint import CheckpointStore
+from distilray.training.checkpoint_hook import CheckpointHook
 from distilray.training.loop import Hook, Step, Stop, train
 from distilray.training.meter import Meter
 from distilray.training.optimizer import Updater, create_optimizer, linear_schedule
 from distilray.training.preemption import PreemptionWatcher
 from distilray.training.process_group import Workers
 from distilray.training.reporter import NullReporter, Reporter
-from distilray.training.resumption import Checkpoints
 from distilray.training.watchdog import HANGS_FOLDER, Watchdog
 from distilray.training.workers import worker_device
 
@@ -60,7 +60,7 @@ class PretrainingObjective:
     """Objective of the training loop: computes the loss of a micro-batch.
 
     Attributes:
-        module: a `DistillationStep`, or DDP around one.
+        module: a `DistillationLoss`, or DDP around one.
     """
 
     module: nn.Module
@@ -70,7 +70,7 @@ class PretrainingObjective:
 
     def __call__(self, step: int, batch: MicroStep) -> tuple[Tensor, Mapping[str, Tensor]]:
         self.workers.seed_torch(self.seed, step, batch.number)
-        loss, terms = self.module(batch.batch.to(self.device), batch.counts)
+        loss, terms = self.module(batch.batch.to(self.device), batch.divisors)
         return loss, terms
 
 
@@ -118,8 +118,8 @@ class _TrainingRun:
         model, teacher = prepare_models(settings, self._device, self._dtype)
         self._size, self._teacher_size = model_size(model), None if teacher is None else model_size(teacher)
         cached = settings.teacher_cache_dir is not None
-        self._step = DistillationStep(model, teacher, settings.losses, self._dtype, cached=cached)
-        module = self._workers.wrap(self._step, self._device)
+        self._loss_module = DistillationLoss(model, teacher, settings.losses, self._dtype, cached=cached)
+        module = self._workers.wrap(self._loss_module, self._device)
         self._objective = PretrainingObjective(module, config.seed, self._workers, self._device)
         warmup = config.optimizer.warmup_fraction
         schedule = partial(linear_schedule, total_steps=settings.total_steps, warmup_fraction=warmup)
@@ -138,18 +138,18 @@ class _TrainingRun:
             rank=self._workers.rank,
             num_workers=self._workers.size,
             timeout_s=config.fault_tolerance.hang_timeout_s,
-            notice=self._notice,
+            notice=self._post,
         )
         self.preemption = PreemptionWatcher(
-            every_steps=config.intervals.poll_preemption_every_steps, notice=self._notice_once
+            every_steps=config.intervals.poll_preemption_every_steps, notice=self._post_once
         )
-        self._checkpoints = self._build_checkpoints(model)
+        self._checkpoints = self._checkpoint_hook(model)
 
     def train(self) -> Stop | None:
-        """Train to the last step. Log, evaluate and save checkpoints at the intervals of the recipe and at the end."""
+        """Train to the last step. Log, evaluate and save checkpoints at the recipe's intervals and at the end."""
         start, total = self._checkpoints.restore(), self._settings.total_steps
         if start:
-            self._notice_once(f"resuming from the checkpoint of step {start:,} with {self._workers.size} worker(s)")
+            self._post_once(f"resuming from the checkpoint of step {start:,} with {self._workers.size} worker(s)")
         with self._open_reporter(start) as reporter:
             evaluation = self._evaluation(reporter)
             if start == 0:
@@ -178,11 +178,11 @@ class _TrainingRun:
             targets=self._settings.open_teacher_cache(self._shards),
         )
 
-    def _build_checkpoints(self, model: Any) -> Checkpoints:
+    def _checkpoint_hook(self, model: Any) -> CheckpointHook:
         intervals, config_hash = self._config.intervals, self._config.identity_hash()
         folder = self._settings.path(CHECKPOINTS_FOLDER)
-        return Checkpoints(
-            CheckpointStore(folder, keep=intervals.keep_checkpoints, config_hash=config_hash, notice=self._notice),
+        return CheckpointHook(
+            CheckpointStore(folder, keep=intervals.keep_checkpoints, config_hash=config_hash, notice=self._post),
             self._workers,
             model,
             self._updater,
@@ -197,7 +197,7 @@ class _TrainingRun:
         if "heldout" not in read_splits(self._config.shards_dir):
             return []
         shards, intervals = self._settings.open_shards("heldout"), self._config.intervals
-        heldout = HeldoutScores(
+        scorer = HeldoutScorer(
             shards=shards,
             rank=self._workers.rank,
             num_workers=self._workers.size,
@@ -209,8 +209,8 @@ class _TrainingRun:
             targets=self._settings.open_teacher_cache(shards),
             limit=intervals.heldout_examples,
         )
-        scores = self._checkpoints.scores
-        return [HeldoutEvaluation(heldout, self._step, intervals.evaluate_every_steps, reporter.scores, scores)]
+        every_steps, scores = intervals.evaluate_every_steps, self._checkpoints.scores
+        return [HeldoutEvaluation(scorer, self._loss_module, every_steps, reporter.log_scores, scores)]
 
     def _meter(self, start: int, reporter: NullReporter) -> Meter:
         peak = None
@@ -223,7 +223,7 @@ class _TrainingRun:
             reduce=self._workers.sum_numbers,
             peak_flops=None if peak is None else peak * self._workers.size,
             flops_of=lambda size: flops_per_step(size, self._size, self._teacher_size, self._settings.losses),
-            report=reporter.row,
+            report=reporter.log_metrics,
             every_steps=self._config.intervals.log_every_steps,
         )
 
@@ -239,9 +239,9 @@ class _TrainingRun:
         )
         return Reporter(self._settings.run_uri, start=start, total=self._settings.total_steps, trackers=trackers)
 
-    def _notice(self, text: str) -> None:
+    def _post(self, text: str) -> None:
         post_notice(self._settings.run_uri, text)
 
-    def _notice_once(self, text: str) -> None:
+    def _post_once(self, text: str) -> None:
         if self._workers.rank == 0:
-            self._notice(text)
+            self._post(text)

@@ -33,7 +33,7 @@ TARGETS_FOLDER = "teacher"
 # offsets below 2^31.
 RECORD_BATCH_ROWS = 256
 _LOGIT_ROWS = 1024  # rows whose logits exist at the same time
-_OPEN_FILES = 128  # a mapped file keeps a descriptor; a process may have about a thousand
+_OPEN_FILES = 128  # every mapped file holds a descriptor, and the usual limit is 1,024
 
 Array = NDArray[Any]
 
@@ -125,7 +125,7 @@ class TargetsFile:
 
     Args:
         path: local file.
-        name: name in error messages.
+        name: name of the file in error messages.
 
     Raises:
         InputError: the file is truncated, or has another schema.
@@ -138,7 +138,7 @@ class TargetsFile:
         except InputError:
             raise
         except (ValueError, OSError) as error:  # from Arrow, or from an extension type of Ray that the file names
-            raise InputError(f"{name}: not a whole Arrow file ({error}); run jobs.cache_teacher again") from None
+            raise InputError(f"{name}: not a complete Arrow file ({error}); run jobs.cache_teacher again") from None
 
     def row(self, row: int) -> tuple[Array, Array, Array]:
         """Return flat views of the hidden states, ids and log probabilities of one row."""
@@ -148,7 +148,7 @@ class TargetsFile:
 
 
 class FrozenTeacher:
-    """Teacher model on its device.
+    """Teacher model that computes the targets of a cache.
 
     Args:
         model: masked LM in eval mode.
@@ -186,9 +186,9 @@ class FrozenTeacher:
         rows = batch.mask_index
         if self.config.positions == "all":
             rows = batch.attention_mask.flatten().nonzero().squeeze(1)
-        dense, chunks = teacher.targets(rows), []
+        output, chunks = teacher.targets(rows), []
         for start in range(0, max(1, len(rows)), _LOGIT_ROWS):
-            logits = dense.chunk(slice(start, start + _LOGIT_ROWS)).float()
+            logits = output.chunk(slice(start, start + _LOGIT_ROWS)).float()
             chunks.append((logits / self.config.temperature).log_softmax(dim=-1).topk(self.config.top_k, dim=-1))
         ids, log_p = (torch.cat([getattr(chunk, name).cpu() for chunk in chunks]) for name in ("indices", "values"))
         return ids.to(torch.int32), log_p
@@ -223,7 +223,7 @@ def write_targets(shards: ShardSet, teacher: FrozenTeacher, uri: str, *, pad_id:
 
 
 def _record_batch(shards: ShardSet, teacher: FrozenTeacher, rows: NDArray[np.int64], pad_id: int) -> pa.RecordBatch:
-    """Return the targets of some rows in their order. The teacher processes them sorted by length, to save padding."""
+    """Return the targets of some rows in the order of `rows`. The teacher reads them by length, to save padding."""
     order = rows[np.argsort(shards.lengths(rows), kind="stable")]
     targets: dict[int, tuple[Array, Array, Array]] = {}
     for start in range(0, len(order), teacher.config.batch_size):

@@ -113,7 +113,7 @@ def int8_graph(onnx_file: bytes, *, per_channel: bool, reduce_range: bool) -> by
         InputError: a package is missing.
     """
     quantization = import_onnx_package("onnxruntime.quantization")
-    with tempfile.TemporaryDirectory() as folder, _quiet(""):
+    with tempfile.TemporaryDirectory() as folder, _quiet(root=True):
         source, target = Path(folder) / ONNX_FILE, Path(folder) / "int8.onnx"
         source.write_bytes(onnx_file)
         quantization.quantize_dynamic(
@@ -141,9 +141,13 @@ def _serialize(model: Any) -> bytes:
 
 
 @contextmanager
-def _quiet(*more: str) -> Iterator[None]:
-    """Suppress warnings of the exporters about optional packages and deprecations."""
-    loggers = [logging.getLogger(name or None) for name in (*_NOISY_LOGGERS, *more)]
+def _quiet(*, root: bool = False) -> Iterator[None]:
+    """Suppress warnings of the exporters about optional packages and deprecations.
+
+    Args:
+        root: also suppress those of the root logger, which onnxruntime uses.
+    """
+    loggers = [*map(logging.getLogger, _NOISY_LOGGERS), *([logging.getLogger()] if root else [])]
     before = [logger.level for logger in loggers]
     try:
         for logger in loggers:

@@ -56,14 +56,14 @@ def masked_text(config: ExportModelConfig, tokenizer_json: str, max_length: int)
     else:
         return None
     if not text.masks:
-        raise InputError(f"{config.text_path or config.shards_dir}: nothing to mask; name a text with words")
+        raise InputError(f"{config.text_path or config.shards_dir}: nothing to mask; choose a text with words")
     return text
 
 
 def mask_lines(
     lines: Sequence[str], tokenizer_json: str, *, max_length: int, batch_size: int, seed: int
 ) -> MaskedBatches:
-    """Return lines as masked batches. In each line a share of the ordinary tokens, at least one, becomes `[MASK]`."""
+    """Return lines as masked batches. In each line, `MASKED_SHARE` of the ordinary tokens, at least one, are masked."""
     vocabulary = vocabulary_of(tokenizer_json)
     encodings = build_tokenizer(tokenizer_json).encode_batch(list(lines), add_special_tokens=False)
     rows = []

@@ -99,7 +99,7 @@ def export_model(config: ExportModelConfig, folder: RunFolder) -> Outcome:
     """
     torch.set_num_threads(os.cpu_count() or 1)
     for variant in VARIANTS:
-        storage.remove_folder(folder.path(variant))  # remains of an interrupted run
+        storage.remove_folder(folder.path(variant))  # left by an interrupted run
     source = ExportSource.open(config)
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
@@ -107,12 +107,12 @@ def export_model(config: ExportModelConfig, folder: RunFolder) -> Outcome:
         scores = _score_formats(config, source, work)
         report = _report(config, source, work, parity, scores)
         storage.write_bytes(folder.path(REPORT_FILE), json.dumps(report, indent=1).encode())
-        _refuse_parity(config, parity, folder)
+        _check_parity(config, parity, folder)
         outputs: dict[str, Any] = {}
         for variant in config.variants:
             if report["variants"][variant]["published"]:
                 outputs |= _publish(work, variant, folder)
-    _refuse_lossy(report, folder)
+    _check_quality(report, folder)
     return _outcome(report, outputs)
 
 
@@ -162,9 +162,9 @@ def _build(config: ExportModelConfig, source: ExportSource, work: Path) -> list[
 
 
 def _parity(config: ExportModelConfig, source: ExportSource, onnx_dir: Path) -> list[ParityResult]:
-    settings = source.model.config
+    model_config = source.model.config
     cases = parity_cases(
-        vocabulary_size=settings.vocab_size, max_length=settings.max_position_embeddings, seed=config.seed
+        vocabulary_size=model_config.vocab_size, max_length=model_config.max_position_embeddings, seed=config.seed
     )
     return compare_logits(TorchMaskedLM(source.model), open_masked_lm(str(onnx_dir)), cases, graph=onnx_dir.name)
 
@@ -190,11 +190,11 @@ def _report(
     scores: Mapping[str, GateScores],
 ) -> dict[str, Any]:
     """Return the content of `parity_report.json`."""
-    is_different = _max_difference(parity) > config.max_logit_difference
+    exceeds_limit = _max_difference(parity) > config.max_logit_difference
     variants: dict[str, Any] = {}
     for variant in config.variants:
         refused = gate_violations(scores[variant], config.gate) if variant in LOSSY else []
-        if is_different:
+        if exceeds_limit:
             refused = [f"logits differ by {_max_difference(parity):.2g} (at most {config.max_logit_difference:.2g})"]
         variants[variant] = {
             "megabytes": max(file.stat().st_size for file in (work / variant).iterdir()) / 1e6,
@@ -231,7 +231,7 @@ def _max_difference(parity: list[ParityResult]) -> float:
     return max((result.max_difference for result in parity), default=0.0)
 
 
-def _refuse_parity(config: ExportModelConfig, parity: list[ParityResult], folder: RunFolder) -> None:
+def _check_parity(config: ExportModelConfig, parity: list[ParityResult], folder: RunFolder) -> None:
     bad = [result for result in parity if not result.max_difference <= config.max_logit_difference]
     if bad:
         raise DataQualityError(
@@ -244,7 +244,7 @@ def _refuse_parity(config: ExportModelConfig, parity: list[ParityResult], folder
         )
 
 
-def _refuse_lossy(report: Mapping[str, Any], folder: RunFolder) -> None:
+def _check_quality(report: Mapping[str, Any], folder: RunFolder) -> None:
     refused = {name: entry["refused"] for name, entry in report["variants"].items() if entry["refused"]}
     if refused:
         kept = [name for name in report["variants"] if name not in refused]

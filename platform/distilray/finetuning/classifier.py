@@ -86,7 +86,7 @@ def output_order(folder: str, config: Any, task: FineTuneTask) -> list[int]:
     classifier = architecture_of(config).classifier
     architecture = (config.architectures or [classifier])[0]
     if architecture != classifier:
-        raise InputError(f"{file}: {architecture} has no task head; name a model that was fine-tuned on {task.name}")
+        raise InputError(f"{file}: {architecture} has no task head; choose a model that was fine-tuned on {task.name}")
     names = [str(config.id2label.get(number, "")) for number in range(config.num_labels)]
     if task.is_regression:
         if len(names) == 1:
@@ -98,7 +98,7 @@ def output_order(folder: str, config: Any, task: FineTuneTask) -> list[int]:
             return [normalized.index(_normalize_label(label)) for label in labels]
     wanted = " or ".join(", ".join(labels) for labels in (task.labels, task.hub_labels) if labels)
     raise InputError(
-        f"{file}: labels {', '.join(names)[:200]}, but {task.name} has {wanted}; name a model for {task.name}, or "
+        f"{file}: labels {', '.join(names)[:200]}, but {task.name} has {wanted}; choose a model for {task.name}, or "
         "set these names as id2label, in the order of its outputs"
     )
 
@@ -127,7 +127,7 @@ def check_same_tokenizer(teacher: str, model: str) -> None:
             f"{vocabulary_of(each).size:,} ids ({tokenizer_hash(each)[:12]})" for each in (teacher_json, model_json)
         ]
         raise InputError(
-            f"{teacher}: its tokenizer has {sizes[0]}, and that of {model} {sizes[1]}; name a teacher with the "
+            f"{teacher}: its tokenizer has {sizes[0]}, and that of {model} {sizes[1]}; choose a teacher with the "
             "tokenizer of the model"
         )
 

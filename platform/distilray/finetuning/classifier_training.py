@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from distilray.config.glue import TaskConfig, TaskDistillationConfig
 from distilray.errors import InputError
 from distilray.finetuning.features import Features, TaskFeatures
+from distilray.finetuning.fine_tune_state import Evaluation, EvaluationHistory, FineTuneState
 from distilray.finetuning.metrics import task_scores
 from distilray.finetuning.objective import (
     ClassifierLoss,
@@ -28,7 +29,6 @@ from distilray.finetuning.objective import (
     steps_per_epoch,
     total_steps,
 )
-from distilray.finetuning.progress import Evaluation, EvaluationHistory, FineTuneState
 from distilray.finetuning.tasks import TASKS
 from distilray.pretraining_data.batches import WIDTH_MULTIPLE, padded_width
 from distilray.pretraining_data.sample_plan import PlanState
@@ -196,11 +196,11 @@ class EvaluationHook(Hook):
         self._loss_sum += step.terms["row_losses"]
         self._rows_seen += sum(batch.rows for batch in step.batches)
         self.on_step(step.done, step.total)
-        is_late = self.max_seconds is not None and self.training.workers.any(self._seconds() > self.max_seconds)
-        is_due = step.done in self._evaluation_steps or (is_late and not self.state.evaluations)
+        is_out_of_time = self.max_seconds is not None and self.training.workers.any(self._seconds() > self.max_seconds)
+        is_due = step.done in self._evaluation_steps or (is_out_of_time and not self.state.evaluations)
         if is_due and (reason := self._evaluate(step)):
             return Stop(reason)
-        return Stop("time") if is_late else None
+        return Stop("time") if is_out_of_time else None
 
     def _evaluate(self, step: Step) -> str | None:
         """Return the reason why training ends, or write a checkpoint."""
@@ -236,11 +236,11 @@ def check_length(model: Any, settings: TaskConfig) -> None:
     """Check that a model can process `settings.max_length` tokens.
 
     Raises:
-        InputError: it cannot.
+        InputError: it is limited to fewer tokens.
     """
     positions = model.config.max_position_embeddings
     if padded_width(settings.max_length) > positions:
         limit = positions // WIDTH_MULTIPLE * WIDTH_MULTIPLE
         raise InputError(
-            f"max_length: {settings.max_length}, and the model reads {positions} tokens; set {limit} or less"
+            f"max_length: {settings.max_length} exceeds the model's limit of {positions} tokens; set {limit} or less"
         )

@@ -32,8 +32,8 @@ class DevPredictions:
     predictions: Mapping[str, Array]
 
 
-def read_seeds(folder: str, task: TaskName, seeds: Iterable[int]) -> list[DevPredictions]:
-    """Read the files of all seeds of a task. The list is empty if a file is missing, as in runs of earlier versions.
+def read_seed_predictions(folder: str, task: TaskName, seeds: Iterable[int]) -> list[DevPredictions]:
+    """Read the predictions of a task for several seeds. Empty if a file is missing, as in runs of earlier versions.
 
     Raises:
         InputError: a file differs from the one that its run wrote.

@@ -34,18 +34,18 @@ class Examples:
         return len(self.first)
 
 
-def check_rows(where: str, task: FineTuneTask, split: str, counts: Sequence[int]) -> None:
+def check_row_count(where: str, task: FineTuneTask, split: str, counts: Sequence[int]) -> None:
     """Check that a split has the official number of rows.
 
     Args:
         where: file name for error messages.
-        split: key of `FineTuneTask.rows`.
+        split: key of `FineTuneTask.row_counts`.
         counts: number of usable rows, followed by other ways of counting them. One of them must be official.
 
     Raises:
         InputError: the split is empty, or none of the counts is official.
     """
-    official = task.rows.get(split, ())
+    official = task.row_counts.get(split, ())
     if not counts[0]:
         raise InputError(f"{where}: no rows; {_AGAIN}")
     if not official or any(count in official for count in counts):

@@ -20,7 +20,8 @@ from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
 from distilray.runtime.seeding import generator
 
 Rows = NDArray[np.int64]
-# Rows of this many batches are sorted by length together. A larger window saves little padding, and mixes rows less.
+# Rows of this many batches are sorted by length together. A larger window saves little more padding and
+# shuffles less.
 _WINDOW_BATCHES = 50
 _CHUNK_ROWS = 10_000
 
@@ -122,7 +123,9 @@ def truncating_tokenizer(tokenizer_json: str, max_length: int) -> Tokenizer:
     """
     tokenizer = Tokenizer.from_str(tokenizer_json)  # a new object, because truncation is part of its state
     if [tokenizer.num_special_tokens_to_add(is_pair) for is_pair in (False, True)] != [2, 3]:
-        raise InputError("tokenizer.json: it does not write [CLS] A [SEP] B [SEP]; name a model with a BERT tokenizer")
+        raise InputError(
+            "tokenizer.json: it does not write [CLS] A [SEP] B [SEP]; choose a model with a BERT tokenizer"
+        )
     tokenizer.enable_truncation(max_length, strategy="longest_first")
     return tokenizer
 

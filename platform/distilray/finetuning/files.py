@@ -30,7 +30,7 @@ class TaskData:
         dev: dev sets by name.
         test: test sets by name; empty unless requested.
         dropped: number of dropped rows by reason.
-        other_rows: splits without the official number of rows, each as "train 2,489 (2,490)".
+        unofficial_splits: splits without the official number of rows, each as "train 2,489 (2,490)".
         remarks: other properties of the files that should be reported with scores.
     """
 
@@ -39,7 +39,7 @@ class TaskData:
     dev: Mapping[str, Examples]
     test: Mapping[str, Examples]
     dropped: Mapping[str, int]
-    other_rows: Sequence[str] = ()
+    unofficial_splits: Sequence[str] = ()
     remarks: Sequence[str] = ()
 
 
@@ -65,13 +65,13 @@ def input_files(glue_dir: str, tasks: Sequence[TaskName]) -> dict[str, str]:
     return inputs if ax is None else {**inputs, "glue_ax": ax}
 
 
-def load_task(glue_dir: str, name: TaskName, *, with_test: bool = False, other_rows: bool = False) -> TaskData:
+def load_task(glue_dir: str, name: TaskName, *, with_test: bool = False, any_row_counts: bool = False) -> TaskData:
     """Read a task.
 
     Args:
         glue_dir: path or URI of a folder with one folder per task.
         with_test: True to read the test sets too; otherwise their files are not opened. Only AX may be missing.
-        other_rows: True to accept any number of train and dev rows.
+        any_row_counts: True to accept any number of train and dev rows.
 
     Raises:
         InputError: the task has no folder, or its files are not the official ones.
@@ -81,14 +81,16 @@ def load_task(glue_dir: str, name: TaskName, *, with_test: bool = False, other_r
     if name not in folders:
         raise InputError(f"{storage.join(glue_dir, task.title)}: no such folder; put the files of {task.title} there")
     checked = task
-    if other_rows:
-        checked = replace(task, rows={split: counts for split, counts in task.rows.items() if split in task.test})
+    if any_row_counts:
+        checked = replace(
+            task, row_counts={split: counts for split, counts in task.row_counts.items() if split in task.test}
+        )
     dropped: dict[str, int] = {}
     unofficial = []
     splits: dict[str, Examples] = {}
     for split in ("train", *task.dev):
         splits[split], torn = _read(folders[name], checked, split)
-        official = task.rows.get(split, ())
+        official = task.row_counts.get(split, ())
         if official and not {len(splits[split]), len(splits[split]) + torn} & set(official):
             unofficial.append(f"{split} {len(splits[split]):,} ({' or '.join(f'{count:,}' for count in official)})")
         if torn:
@@ -113,7 +115,9 @@ def load_tasks(config: GlueConfig, *, with_test: bool) -> tuple[dict[TaskName, T
     present, missing = find_tasks(config.glue_dir, config.tasks)
     if not present:
         raise InputError(f"{config.glue_dir}: contains none of {', '.join(config.tasks)}; add a folder for each task")
-    read = functools.partial(load_task, config.glue_dir, with_test=with_test, other_rows=config.allow_other_row_counts)
+    read = functools.partial(
+        load_task, config.glue_dir, with_test=with_test, any_row_counts=config.allow_other_row_counts
+    )
     return {task: read(task) for task in present}, missing
 
 
@@ -126,15 +130,15 @@ def _subfolders(uri: str) -> dict[str, str]:
 
 def _task_folders(glue_dir: str) -> dict[TaskName, str]:
     if not storage.is_folder(glue_dir):
-        raise InputError(f"glue_dir: {glue_dir} is not a folder; name one that has a folder for each task")
-    below = _subfolders(glue_dir)
+        raise InputError(f"glue_dir: {glue_dir} is not a folder; choose one that has a folder for each task")
+    subfolders = _subfolders(glue_dir)
     folders: dict[TaskName, str] = {}
     for task in TASKS.values():
-        named = sorted(name for name in below if name.lower() in task.folders)
+        named = sorted(name for name in subfolders if name.lower() in task.folders)
         if len(named) > 1:
             raise InputError(f"{glue_dir}: {' and '.join(named)} are both folders of {task.title}; keep one of them")
         if named:
-            folders[task.name] = below[named[0]]
+            folders[task.name] = subfolders[named[0]]
     return folders
 
 
@@ -148,7 +152,7 @@ def _is_hub_layout(folder: str) -> bool:
     hub = list(hub_files(folder))
     tsv = [name for name in names if is_tsv_file(name)]
     if hub and tsv:
-        raise InputError(f"{folder}: holds {tsv[0]} and {hub[0]}; keep the TSV or the Parquet files")
+        raise InputError(f"{folder}: contains {tsv[0]} and {hub[0]}; keep the TSV or the Parquet files")
     if not hub and not tsv:
         wanted = "train.tsv, or the hub's train-00000-of-00001.parquet or train/0000.parquet"
         raise InputError(f"{folder}: no TSV or Parquet files; add the official ones: {wanted}, ...")
@@ -164,8 +168,8 @@ def _read(folder: str, task: FineTuneTask, split: str) -> tuple[Examples, int]:
 
 def _find_ax(glue_dir: str, mnli: str) -> str | None:
     """Return the folder or file of AX, or None if it is absent."""
-    below = _subfolders(glue_dir)
-    folders = [below[name] for wanted in _AX_FOLDERS for name in sorted(below) if name.lower() == wanted]
+    subfolders = _subfolders(glue_dir)
+    folders = [subfolders[name] for wanted in _AX_FOLDERS for name in sorted(subfolders) if name.lower() == wanted]
     files = [storage.join(folder, name) for folder in (mnli, glue_dir) for name in _AX_FILES]
     return next((uri for uri in [*folders, *files] if storage.exists(uri)), None)
 

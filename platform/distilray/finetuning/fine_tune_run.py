@@ -1,4 +1,4 @@
-"""One fine-tuning run (a task with a seed): its folder, and the work of one process on it."""
+"""One fine-tuning run (a task with a seed): its execution by one worker, and its folder."""
 
 import json
 import time
@@ -16,9 +16,9 @@ from distilray.finetuning.classifier import load_classifier, load_fine_tuned, sa
 from distilray.finetuning.classifier_training import ClassifierTraining, check_length, fine_tune
 from distilray.finetuning.dev_predictions import predictions_file, write_dev_predictions
 from distilray.finetuning.features import TaskFeatures
+from distilray.finetuning.fine_tune_state import CHECKPOINTS_FOLDER, Evaluation, EvaluationHistory
 from distilray.finetuning.metrics import predictions, task_scores
 from distilray.finetuning.objective import predict
-from distilray.finetuning.progress import CHECKPOINTS_FOLDER, Evaluation, EvaluationHistory
 from distilray.finetuning.tasks import TASKS
 from distilray.models.precision import compute_dtype
 from distilray.models.processor import configure_cpu

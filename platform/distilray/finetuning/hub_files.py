@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pyarrow import fs
 
 from distilray.errors import InputError, reading
-from distilray.finetuning.examples import Examples, check_rows, check_scores, label_array
+from distilray.finetuning.examples import Examples, check_row_count, check_scores, label_array
 from distilray.finetuning.tasks import FineTuneTask
 from distilray.formats.parquet import ParquetTable
 from distilray.formats.streams import UnreadableError
@@ -54,7 +54,7 @@ def read_hub_split(folder: str, task: FineTuneTask, split: str) -> Examples:
         for column, wanted in zip(texts, task.hub_columns, strict=True):
             column += _texts(uri, table, wanted)
     where = storage.join(folder, f"{name}-*{HUB_SUFFIX}")
-    check_rows(where, task, split, [len(texts[0])])
+    check_row_count(where, task, split, [len(texts[0])])
     if not is_test:
         check_scores(where, task, labels)
     # On the hub all labels of a test set are -1.
@@ -103,7 +103,7 @@ def _read(uri: str, columns: Sequence[str]) -> pa.Table:
                 raise InputError(f"{uri}: columns {actual!r}, expected {', '.join(columns)}; {_AGAIN}")
             return table.read(columns)
     except UnreadableError as error:
-        raise InputError(f"{uri}: not a whole Parquet file ({error}); {_AGAIN}") from None
+        raise InputError(f"{uri}: not a complete Parquet file ({error}); {_AGAIN}") from None
 
 
 def _texts(uri: str, table: pa.Table, name: str) -> list[str]:

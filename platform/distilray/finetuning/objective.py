@@ -76,7 +76,10 @@ class ClassifierLoss(nn.Module):
         self.model, self._dtype, self._distillation = model, dtype, distillation
 
     def forward(self, batch: FeatureBatch, weights: Tensor, teacher_outputs: Tensor | None) -> Tensor:
-        """Return the sum of row losses times `weights` (batch,). `teacher_outputs` has shape (batch, num_outputs)."""
+        """Return the sum of the row losses, weighted by `weights` (batch,).
+
+        `teacher_outputs` has shape (batch, num_outputs).
+        """
         assert batch.labels is not None
         outputs = _outputs(self.model, batch, self._dtype)
         return (weights * row_losses(outputs, batch.labels, teacher_outputs, self._distillation)).sum()

@@ -13,7 +13,7 @@ from distilray.errors import InputError
 STSB_RANGE = (0.0, 5.0)
 _BINARY = ("0", "1")
 _ENTAILMENT = ("entailment", "not_entailment")
-_OFFICIAL = ("sentence1", "sentence2")
+_SENTENCE_PAIR = ("sentence1", "sentence2")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class FineTuneTask:
         header: columns of train and dev files that have no header line.
         dev: dev sets.
         submission: test sets, each with the name of its file in a submission.
-        rows: official row counts by split, one per known release; empty if any number is accepted.
+        row_counts: official row counts by split, one per known release; empty if any number is accepted.
         row_count_hints: explanations of known wrong row counts, by split and count.
         has_torn_rows: True if the official train and dev files contain lines that are fragments of a row.
         folders: possible names of the folder, in lower case.
@@ -48,14 +48,14 @@ class FineTuneTask:
     labels: tuple[str, ...] = ()
     score_range: tuple[float, float] | None = None
     hub_labels: tuple[str, ...] = ()
-    columns: tuple[str, ...] = _OFFICIAL
-    hub_columns: tuple[str, ...] = _OFFICIAL
+    columns: tuple[str, ...] = _SENTENCE_PAIR
+    hub_columns: tuple[str, ...] = _SENTENCE_PAIR
     label: str = "label"
     index: str = "index"
     header: tuple[str, ...] = ()
     dev: tuple[str, ...] = ("dev",)
     submission: Mapping[str, str] = field(default_factory=dict)
-    rows: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    row_counts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     row_count_hints: Mapping[tuple[str, int], str] = field(default_factory=dict)
     has_torn_rows: bool = False
     folders: tuple[str, ...] = ()
@@ -95,7 +95,7 @@ class FineTuneTask:
             raise InputError(f"metric: '{metric}' is not a metric of {self.name}; {hint}")
 
 
-def _rows(train: int, dev: int, test: int) -> dict[str, tuple[int, ...]]:
+def _row_counts(train: int, dev: int, test: int) -> dict[str, tuple[int, ...]]:
     return {"train": (train,), "dev": (dev,), "test": (test,)}
 
 
@@ -103,7 +103,7 @@ def _on_dev(*metrics: str) -> dict[str, str]:
     return dict.fromkeys(metrics, "dev")
 
 
-_HEADER_LOST = "one row is missing: it was read or saved as a header, which CoLA does not have"
+_LOST_ROW = "one row is missing: it was read or saved as a header, which CoLA does not have"
 _QNLI_1 = "that is version 1 of QNLI; get version 2"
 
 _ALL = (
@@ -117,8 +117,8 @@ _ALL = (
         hub_columns=("sentence",),
         header=("source", "label", "mark", "sentence"),
         submission={"test": "CoLA"},
-        rows=_rows(8_551, 1_043, 1_063),
-        row_count_hints={("train", 8_550): _HEADER_LOST, ("dev", 1_042): _HEADER_LOST},
+        row_counts=_row_counts(8_551, 1_043, 1_063),
+        row_count_hints={("train", 8_550): _LOST_ROW, ("dev", 1_042): _LOST_ROW},
         folders=("cola",),
     ),
     FineTuneTask(
@@ -130,7 +130,7 @@ _ALL = (
         columns=("sentence",),
         hub_columns=("sentence",),
         submission={"test": "SST-2"},
-        rows=_rows(67_349, 872, 1_821),
+        row_counts=_row_counts(67_349, 872, 1_821),
         folders=("sst-2", "sst2"),
     ),
     FineTuneTask(
@@ -142,7 +142,7 @@ _ALL = (
         columns=("#1 String", "#2 String"),
         label="Quality",
         submission={"test": "MRPC"},
-        rows=_rows(3_668, 408, 1_725),
+        row_counts=_row_counts(3_668, 408, 1_725),
         row_count_hints={("train", 4_076): "they include the dev rows; remove those of dev_ids.tsv"},
         folders=("mrpc",),
         can_start_from_mnli=True,
@@ -154,7 +154,7 @@ _ALL = (
         score_range=STSB_RANGE,
         label="score",
         submission={"test": "STS-B"},
-        rows=_rows(5_749, 1_500, 1_379),
+        row_counts=_row_counts(5_749, 1_500, 1_379),
         folders=("sts-b", "stsb"),
         can_start_from_mnli=True,
     ),
@@ -169,7 +169,7 @@ _ALL = (
         label="is_duplicate",
         index="id",
         submission={"test": "QQP"},
-        rows={"train": (363_846, 363_870), "dev": (40_430, 40_431), "test": (390_965,)},
+        row_counts={"train": (363_846, 363_870), "dev": (40_430, 40_431), "test": (390_965,)},
         has_torn_rows=True,
         folders=("qqp",),
     ),
@@ -182,7 +182,7 @@ _ALL = (
         label="gold_label",
         dev=("dev_matched", "dev_mismatched"),
         submission={"test_matched": "MNLI-m", "test_mismatched": "MNLI-mm", "ax": "AX"},
-        rows={
+        row_counts={
             "train": (392_702,),
             "dev_matched": (9_815,),
             "dev_mismatched": (9_832,),
@@ -200,7 +200,7 @@ _ALL = (
         columns=("question", "sentence"),
         hub_columns=("question", "sentence"),
         submission={"test": "QNLI"},
-        rows=_rows(104_743, 5_463, 5_463),
+        row_counts=_row_counts(104_743, 5_463, 5_463),
         row_count_hints={("train", 108_436): _QNLI_1, ("dev", 5_732): _QNLI_1, ("test", 5_740): _QNLI_1},
         folders=("qnli", "qnliv2"),
     ),
@@ -210,7 +210,7 @@ _ALL = (
         metrics=_on_dev("accuracy"),
         labels=_ENTAILMENT,
         submission={"test": "RTE"},
-        rows=_rows(2_490, 277, 3_000),
+        row_counts=_row_counts(2_490, 277, 3_000),
         folders=("rte",),
         can_start_from_mnli=True,
     ),
@@ -221,7 +221,7 @@ _ALL = (
         labels=_BINARY,
         hub_labels=("not_entailment", "entailment"),
         submission={"test": "WNLI"},
-        rows=_rows(635, 71, 146),
+        row_counts=_row_counts(635, 71, 146),
         folders=("wnli",),
         remark="adversarial: compare with the majority",
     ),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from distilray.errors import InputError
-from distilray.finetuning.examples import Examples, check_rows, check_scores, label_array, parse_label
+from distilray.finetuning.examples import Examples, check_row_count, check_scores, label_array, parse_label
 from distilray.finetuning.tasks import FineTuneTask
 from distilray.runtime import storage
 from distilray.runtime.outputs import read_verified
@@ -44,12 +44,12 @@ def read_tsv_split(folder: str, task: FineTuneTask, split: str) -> tuple[Example
     if split in task.test:
         return _read_test(uri, task, split), 0
     table = _open(uri, task.header)
-    # A line break inside a question of QQP splits the row into two useless lines.
+    # A line break inside a question of QQP splits the row into two fragments.
     whole = [(number, line) for number, line in table.lines if line.count("\t") + 1 >= len(table.names)]
     torn = len(table.lines) - len(whole)
     if not task.has_torn_rows or torn > _MAX_TORN_LINES:
-        torn = 0  # keep them all, so that the first one is refused
-    return _labelled(replace(table, lines=whole) if torn else table, task, split, torn), torn
+        torn = 0  # keep all fragments, so that the first one raises an error
+    return _labeled_examples(replace(table, lines=whole) if torn else table, task, split, torn), torn
 
 
 def read_tsv_ax(uri: str, task: FineTuneTask) -> Examples:
@@ -127,7 +127,7 @@ def _lines(uri: str) -> list[str]:
     return lines if lines[-1] else lines[:-1]
 
 
-def _labelled(table: _Table, task: FineTuneTask, split: str, torn: int = 0) -> Examples:
+def _labeled_examples(table: _Table, task: FineTuneTask, split: str, torn: int = 0) -> Examples:
     *texts, label_words = table.columns([*task.columns, task.label])
     labels = []
     for (number, _), word in zip(table.lines, label_words, strict=True):
@@ -136,7 +136,7 @@ def _labelled(table: _Table, task: FineTuneTask, split: str, torn: int = 0) -> E
         except ValueError as error:
             raise InputError(f"{table.uri}:{number}: {error}; {_AGAIN}") from None
     # Official row counts of QQP include fragments in some releases, and exclude them in others.
-    check_rows(table.uri, task, split, [len(label_words), len(label_words) + torn])
+    check_row_count(table.uri, task, split, [len(label_words), len(label_words) + torn])
     check_scores(table.uri, task, labels)
     return _examples(texts, task, labels, table.remark)
 
@@ -148,7 +148,7 @@ def _read_test(uri: str, task: FineTuneTask, split: str) -> Examples:
     for position, ((number, _), index) in enumerate(zip(table.lines, indices, strict=True)):
         if index != str(position):
             raise InputError(f"{uri}:{number}: {task.index} {index[:40]!r} instead of {position}; {_AGAIN}")
-    check_rows(uri, task, split, [len(indices)])
+    check_row_count(uri, task, split, [len(indices)])
     return _examples(texts, task, None, table.remark)
 
 
@@ -162,13 +162,13 @@ def _read_msr(folder: str, task: FineTuneTask, split: str) -> Examples:
     table = _open(uri)
     if split in task.test:
         texts = table.columns(task.columns)
-        check_rows(uri, task, split, [len(table.lines)])
+        check_row_count(uri, task, split, [len(table.lines)])
         return _examples(texts, task, None, table.remark)
     dev = _dev_ids(folder)
     first_ids, second_ids = table.columns(_MSR_IDS)
     is_dev = [ids in dev for ids in zip(first_ids, second_ids, strict=True)]
     lines = [line for line, held_out in zip(table.lines, is_dev, strict=True) if held_out == (split in task.dev)]
-    return _labelled(replace(table, lines=lines), task, split)
+    return _labeled_examples(replace(table, lines=lines), task, split)
 
 
 def _dev_ids(folder: str) -> set[tuple[str, ...]]:

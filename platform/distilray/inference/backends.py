@@ -50,9 +50,9 @@ class MaskedLMBackend(Protocol):
 
 
 class TorchMaskedLM:
-    """Model as transformers runs it.
+    """Model run by transformers itself.
 
-    The head runs in the dtype of the weights, because logits rounded to bf16 would tie.
+    The head runs in the dtype of the weights, because rounding logits to bf16 produces ties.
 
     Args:
         model: used on its current device.

@@ -1,4 +1,4 @@
-"""Token ids to text, with the same result as the tokenizer's own decoding, and much faster for many similar texts."""
+"""Decoding of token ids. The results are those of the tokenizer, but many similar texts are decoded much faster."""
 
 import functools
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ class TokenDecoder:
 
     Args:
         tokenizer: transformers tokenizer.
-        pad_id: id to leave out of texts, as the pipeline does.
+        pad_id: id to leave out of texts, as the fill-mask pipeline of transformers does.
     """
 
     def __init__(self, tokenizer: Any, *, pad_id: int) -> None:
@@ -61,4 +61,4 @@ class TokenDecoder:
 
 
 def _join(pieces: Sequence[tuple[str, str]]) -> str:
-    return "".join(initial if index == 0 else inner for index, (initial, inner) in enumerate(pieces))
+    return "".join(first if index == 0 else inner for index, (first, inner) in enumerate(pieces))

@@ -1,4 +1,4 @@
-"""Texts to token ids and padded batches, with a typed error for every text that cannot be used."""
+"""Encoding of texts as token ids and padded batches, with a typed error for texts that cannot be used."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -66,7 +66,7 @@ class TextEncoder:
             InputTextError: the text is too long.
         """
         if len(input_ids) > self._max_length:
-            problem = f"{len(input_ids)} tokens, and the model reads {self._max_length}; shorten it"
+            problem = f"{len(input_ids)} tokens, but the model accepts at most {self._max_length}; shorten it"
             raise InputTextError("too_long", index, problem)
 
 

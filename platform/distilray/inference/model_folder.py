@@ -24,12 +24,12 @@ def check_model_folder(model_dir: str) -> str:
     if (folder / MODEL_FOLDER).is_dir():
         folder /= MODEL_FOLDER
     if not folder.is_dir():
-        raise InputError(f"{model_dir}: no such folder; name a model folder, or run the job that writes it")
+        raise InputError(f"{model_dir}: no such folder; choose a model folder, or run the job that writes it")
     weights = ONNX_FILE if (folder / ONNX_FILE).is_file() else WEIGHTS_FILE
     for name in (CONFIG_FILE, weights):
         if not (folder / name).is_file():
             raise InputError(
-                f"{folder}: no {name}; name a folder that `save_pretrained` wrote as safetensors, or a training run"
+                f"{folder}: no {name}; choose a folder that `save_pretrained` wrote as safetensors, or a training run"
             )
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise InputError(f"{folder}: no {' or '.join(TOKENIZER_FILES)}; save the tokenizer into the same folder")

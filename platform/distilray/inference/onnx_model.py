@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from distilray.errors import InputError
 from distilray.models.masked_lm import read_model_config
 from distilray.models.onnx_format import (
-    INPUTS,
+    MASK_INDEX,
     ONNX_FILE,
     OUTPUT,
     STANDARD_INPUTS,
@@ -37,7 +37,7 @@ class OnnxMaskedLM:
     def __init__(self, session: Any, config: Any, *, dtype: str) -> None:
         self.config, self.dtype = config, dtype
         inputs = {value.name for value in session.get_inputs()}
-        self.reads_token_types, self._reads_masks = TOKEN_TYPES in inputs, INPUTS[2] in inputs
+        self.reads_token_types, self._reads_masks = TOKEN_TYPES in inputs, MASK_INDEX in inputs
         self._session = session
 
     @classmethod
@@ -75,7 +75,7 @@ class OnnxMaskedLM:
     ) -> NDArray[np.float32]:
         feed = dict(zip(STANDARD_INPUTS, (input_ids, attention_mask), strict=True))
         if self._reads_masks:
-            feed[INPUTS[2]] = mask_index
+            feed[MASK_INDEX] = mask_index
         if self.reads_token_types:
             feed[TOKEN_TYPES] = np.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         logits: NDArray[np.float32] = self._session.run([OUTPUT], feed)[0]

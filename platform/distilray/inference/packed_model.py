@@ -1,8 +1,8 @@
 """Masked language model that computes only what fill-mask needs, using the weights of a transformers model.
 
 It skips three parts of the usual forward pass: padding (all but attention runs on the unpadded tokens of a batch), the
-last layer at unmasked positions, and the vocabulary head at these positions. On CPUs the weights of linear layers are
-converted once to the layout of the matrix kernels; the usual forward pass does so in every call.
+last layer at unmasked positions, and the masked-LM head at these positions. On CPUs the weights of linear layers are
+converted to the layout of the matrix kernels once instead of in every call.
 """
 
 from collections.abc import Callable, Iterator
@@ -146,13 +146,14 @@ def _layers(model: Any) -> Iterator[_Layer]:
     for layer in family.layers_of(model):
         modules = family.modules_of(layer)
         yield _Layer(
-            *(
-                _linear(modules.query),
-                _linear(modules.key, modules.value),
-                _linear(modules.attention_output),
-                modules.attention_norm,
-            ),
-            *(_linear(modules.intermediate), modules.activation, _linear(modules.output), modules.output_norm),
+            query=_linear(modules.query),
+            key_value=_linear(modules.key, modules.value),
+            attention_out=_linear(modules.attention_output),
+            attention_norm=modules.attention_norm,
+            up=_linear(modules.intermediate),
+            activation=modules.activation,
+            down=_linear(modules.output),
+            out_norm=modules.output_norm,
         )
 
 

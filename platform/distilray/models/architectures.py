@@ -52,7 +52,7 @@ class Architecture:
         head: paths of the masked-LM head.
         decoder_bias: name of the decoder's bias in the weights.
         config_keys: common name -> key in `config.json`, where families differ.
-        config_values: further keys of the configuration of a new model.
+        config_values: further settings of a new model, by their keys in `config.json`.
         pooler: path of the pooler; masked language models have none.
         reads_token_types: whether the model has an input for the segments of a pair.
         student: name of the family of students; None if the family cannot be a teacher.
@@ -186,5 +186,5 @@ def architecture_of(config: Any) -> Architecture:
 
 
 def family_name(settings: Mapping[str, Any]) -> str:
-    """Return the name of the family in the content of a `config.json`, supported or not."""
+    """Return the name of a family, supported or not, from the content of a `config.json`."""
     return str(settings.get("model_type", "unknown"))

@@ -7,8 +7,8 @@ from typing import Any
 
 from distilray.models.architectures import architecture_of
 
-# Dense tensor-core peaks in flops per second, from NVIDIA's data sheets, which state the double for sparse weights. The
-# V100 has no bf16. fp32 is omitted because it depends on whether TF32 is enabled.
+# Dense tensor-core peaks in flops per second, from NVIDIA's data sheets, which also list twice these rates for
+# sparse weights. The V100 has no bf16. fp32 is omitted because it depends on whether TF32 is enabled.
 _PEAKS: Mapping[str, Mapping[str, float]] = {
     "V100": {"fp16": 125e12},
     "A100": {"bf16": 312e12, "fp16": 312e12},
@@ -47,12 +47,12 @@ class ModelSize:
 
     @property
     def layer_parameters(self) -> int:
-        """Number of weights of the matrices of all layers: queries, keys, values, output and feed-forward."""
+        """Number of matrix weights in all layers: queries, keys, values, output and feed-forward."""
         return self.layers * (4 * self.dim**2 + 2 * self.dim * self.hidden_dim)
 
     def forward_flops(self, tokens: int, squared_lengths: int, head_rows: int) -> int:
         """Return the flops of a forward pass; for the arguments see `step_flops`."""
-        head = self.dim * (self.dim + self.vocabulary)  # transform and decoder of the vocabulary head
+        head = self.dim * (self.dim + self.vocabulary)  # transform and decoder of the masked-LM head
         products = 2 * (self.layer_parameters * tokens + head * head_rows)
         return products + 4 * self.layers * self.dim * squared_lengths
 
@@ -81,11 +81,11 @@ def step_flops(
     for model flops utilization.
 
     Args:
-        student: trained model.
+        student: the model to train.
         teacher: None for masked language modeling without a teacher.
         tokens: real tokens of the step over all workers.
         squared_lengths: sum of the squared lengths of the examples, without padding.
-        head_rows: tokens that pass through the student's vocabulary head, all or only the masked ones.
+        head_rows: tokens that pass through the student's masked-LM head, all or only the masked ones.
         teacher_head_rows: the same for the teacher; 0 if no loss uses its logits.
     """
     flops = 3 * student.forward_flops(tokens, squared_lengths, head_rows)

@@ -1,4 +1,4 @@
-"""Masked-LM heads, applied to selected positions only."""
+"""Masked-LM heads: logits of given hidden states, initialization of the bias, and names of parameters."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from distilray.models.architectures import ARCHITECTURES, architecture_of
 
-_UNSEEN_COUNT = 0.1  # count of a token that never occurs, so that its log frequency is finite
+_SMOOTHING = 0.1  # added to every count, so that the log frequency of a token that never occurs is finite
 _HEAD_PREFIXES = tuple(prefix for family in ARCHITECTURES.values() for prefix in family.head_prefixes)
 
 
@@ -25,23 +25,23 @@ def apply_head_transform(model: Any, hidden: Tensor) -> Tensor:
 
 
 def head_transform(model: Any) -> nn.Module:
-    """Return the vocabulary head without its decoder."""
+    """Return the masked-LM head without its decoder."""
     return nn.Sequential(*architecture_of(model.config).head_of(model)[:-1])
 
 
 def decoder(model: Any) -> nn.Linear:
-    """Return the last matrix of the vocabulary head, whose weight is tied to the word embeddings."""
-    last: nn.Linear = architecture_of(model.config).head_of(model).decoder
-    return last
+    """Return the output layer of the masked-LM head; its weight is tied to the word embeddings."""
+    output: nn.Linear = architecture_of(model.config).head_of(model).decoder
+    return output
 
 
 @torch.no_grad()
 def initialize_head_bias(model: Any, label_counts: NDArray[np.int64]) -> bool:
-    """Initialize the bias of a new vocabulary head with the log frequencies of the tokens.
+    """Initialize the bias of a new masked-LM head with the log frequencies of the tokens.
 
     Args:
         model: masked language model.
-        label_counts: (ids of the tokenizer,) how often each token is a label; further rows of the head count as 0.
+        label_counts: (tokenizer vocabulary,) how often each token is a label. Further outputs of the head have count 0.
 
     Returns:
         False if the head is already trained; it is not changed then.
@@ -50,11 +50,11 @@ def initialize_head_bias(model: Any, label_counts: NDArray[np.int64]) -> bool:
     if bias.any():
         return False
     padded = np.pad(label_counts, (0, len(bias) - len(label_counts)))
-    counts = torch.from_numpy(padded).to(bias.dtype) + _UNSEEN_COUNT
+    counts = torch.from_numpy(padded).to(bias.dtype) + _SMOOTHING
     bias.copy_((counts / counts.sum()).log())
     return True
 
 
 def is_head_parameter(name: str) -> bool:
-    """Return whether a parameter belongs to the vocabulary head; the tied decoder matrix is an embedding."""
+    """Return whether a parameter belongs to the masked-LM head; the tied decoder matrix is an embedding."""
     return name.startswith(_HEAD_PREFIXES)

@@ -18,7 +18,7 @@ from distilray.models.sources import CONFIG_FILE, TOKENIZER_CONFIG_FILE, TOKENIZ
 from distilray.runtime import storage
 
 SAFETENSORS_METADATA = {"format": "pt"}  # required by transformers
-_FIX = f"choose a folder whose {CONFIG_FILE} and {WEIGHTS_FILE} are of one model"
+_FIX = f"choose a folder whose {CONFIG_FILE} and {WEIGHTS_FILE} belong to the same model"
 
 
 def load_masked_lm(model_dir: str, *, fresh_head: bool = False) -> Any:
@@ -37,7 +37,7 @@ def load_masked_lm(model_dir: str, *, fresh_head: bool = False) -> Any:
     if fresh_head:
         missing = [name for name in missing if not is_head_parameter(name)]
     elif missing and all(map(is_head_parameter, missing)) and not mismatched:
-        fix = "this encoder has no vocabulary head; train one with jobs.train_teacher"
+        fix = "this encoder has no masked-LM head; train one with jobs.train_teacher"
         require_all_weights(model_dir, missing, fix)
     require_all_weights(model_dir, [*missing, *mismatched])
     return model
@@ -93,7 +93,7 @@ def load_weights(model_class: Any, model_dir: str, config: Any) -> tuple[Any, li
     Raises:
         InputError: the weights file is damaged or not safetensors.
     """
-    # The caller reports missing weights, in one line.
+    # The caller reports missing weights in one line.
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
@@ -114,17 +114,21 @@ def load_weights(model_class: Any, model_dir: str, config: Any) -> tuple[Any, li
 
 
 def require_all_weights(model_dir: str, names: Sequence[str], fix: str = _FIX) -> None:
-    """Raise if weights of a folder are missing or have another shape.
+    """Check that no weights of a folder are missing or have another shape.
+
+    Args:
+        names: names of the missing or mismatched weights.
+        fix: how the user can fix it.
 
     Raises:
-        InputError: `names` is not empty; the message contains the first of them.
+        InputError: `names` is not empty; the message contains the first name.
     """
     if names:
         raise InputError(f"{model_dir}: {len(names)} weights are missing or of another shape, first {names[0]}; {fix}")
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors for the weights file: parameters, tied ones once. The models have no other state."""
+    """Return the tensors of the weights file: all parameters, tied ones only once. The models have no other state."""
     return {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
 
 

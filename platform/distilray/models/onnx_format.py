@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 from distilray.errors import InputError
 
 ONNX_FILE = "model.onnx"
-INPUTS = ("input_ids", "attention_mask", "mask_index")
-STANDARD_INPUTS = INPUTS[:2]  # of a graph that returns the logits of all tokens, such as an export by Optimum
+STANDARD_INPUTS = ("input_ids", "attention_mask")  # of a graph with the logits of all tokens, as exported by Optimum
+MASK_INDEX = "mask_index"
+INPUTS = (*STANDARD_INPUTS, MASK_INDEX)  # of a graph with the logits at the masks only
 TOKEN_TYPES = "token_type_ids"  # noqa: S105 - an input of BERT
 OUTPUT = "logits"
 # Operators of ONNX, and those of the runtime for quantized and fused graphs.
@@ -31,7 +32,7 @@ def import_onnx_package(name: str) -> Any:
 
 
 class OnnxFile(NamedTuple):
-    """Content of a checked ONNX file; `is_int8` is set if it has 8-bit weights."""
+    """Content of a checked ONNX file; `is_int8` is True if it has 8-bit weights."""
 
     data: bytes
     is_int8: bool
@@ -48,7 +49,7 @@ def read_onnx_file(file: Path) -> OnnxFile:
     data = file.read_bytes()
     try:
         model = onnx.load_model_from_string(data)
-    except Exception as error:  # protobuf's own
+    except Exception as error:  # protobuf has its own class
         raise InputError(f"{file}: not an ONNX file ({type(error).__name__}); run jobs.export_model again") from None
     external = next((tensor.name for tensor in _tensors(model) if tensor.data_location == tensor.EXTERNAL), None)
     if external is not None:
@@ -68,7 +69,7 @@ def _check_signature(file: Path, model: Any) -> None:
     if names - {TOKEN_TYPES} not in (set(INPUTS), set(STANDARD_INPUTS)) or outputs != [OUTPUT]:
         raise InputError(
             f"{file}: inputs {', '.join(sorted(names))}, outputs {', '.join(outputs)}; expected inputs "
-            f"{', '.join(STANDARD_INPUTS)}, optionally {INPUTS[2]}, and output {OUTPUT}; export it with "
+            f"{', '.join(STANDARD_INPUTS)}, optionally {MASK_INDEX}, and output {OUTPUT}; export it with "
             "jobs.export_model"
         )
 

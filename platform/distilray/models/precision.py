@@ -10,7 +10,7 @@ import torch
 from distilray.errors import InputError
 
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-_SERVING = ("fp32", "bf16")
+_SERVING_PRECISIONS = ("fp32", "bf16")
 
 
 def precision_of(dtype: torch.dtype) -> str:
@@ -32,7 +32,9 @@ def serving_dtype(name: str) -> torch.dtype:
     Raises:
         InputError: the dtype is not supported.
     """
-    dtypes = {"auto": torch.float32} | {dtype_name(DTYPES[precision]): DTYPES[precision] for precision in _SERVING}
+    dtypes = {"auto": torch.float32} | {
+        dtype_name(DTYPES[precision]): DTYPES[precision] for precision in _SERVING_PRECISIONS
+    }
     if name not in dtypes:
         raise InputError(f"dtype '{name}': choose one of {', '.join(dtypes)}")
     return dtypes[name]

@@ -23,8 +23,8 @@ def configure_cpu(threads: int) -> None:
     """Set the number of torch threads, and keep freed memory in the process.
 
     Every step allocates the same large tensors. By default, glibc returns them to the kernel and gets new pages, which
-    the kernel fills with zeros: a tenth of the CPU time of a distillation step (docs/benchmarks.md). Other C libraries
-    are not changed.
+    the kernel fills with zeros. This takes a tenth of the CPU time of a distillation step (docs/benchmarks.md). The
+    setting has no effect with other C libraries.
 
     Args:
         threads: threads of one torch operation.
@@ -56,7 +56,7 @@ def format_cpu_features(features: list[str]) -> str:
 
 
 def has_fast_int8(features: list[str]) -> bool:
-    """Return True if int8 products are summed in 32 bits; other x86 CPUs overflow 16 bits unless weights use 7 bits."""
+    """Return True if int8 products are summed in 32 bits. On other x86 CPUs, 16-bit sums can overflow."""
     return bool(_FAST_INT8 & set(features))
 
 

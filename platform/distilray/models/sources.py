@@ -1,7 +1,7 @@
 """Model sources: a folder or run, local or in an object store, a model on the Hugging Face Hub, or a sample.
 
-`pin` replaces a branch or tag by a commit, and downloads only models of the hub; `localize` returns a local folder.
-Only configuration, safetensors and tokenizer are ever downloaded, no code and no pickle.
+`pin` replaces the branch or tag of a hub model by its commit, which downloads the model; `localize` returns the local
+folder of any model. Only configuration, safetensors, ONNX and tokenizer files are downloaded, never code or pickles.
 """
 
 import functools
@@ -29,16 +29,16 @@ MODEL_FOLDER = "model"  # inside a training run
 CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"  # optional
 _INNER_FOLDERS = (MODEL_FOLDER, "data/model")  # of a training run, of an MLflow model
-_NO_FOLDER = "no such folder; name a run, a model folder, the URI of one, or hub:OWNER/NAME"
+_NO_FOLDER = "no such folder; choose a run, a model folder, the URI of one, or hub:OWNER/NAME"
 CACHE_FOLDER = "~/.cache/distilray/models"
 _HUB_ID = re.compile(r"hub:([\w.-]+/[\w.-]+)(?:@(?!.*\.\.)(\w[\w./-]*))?", re.ASCII)
 _FIXES = {
-    CONFIG_FILE: "name a complete training run, or a model folder as save_pretrained writes it",
+    CONFIG_FILE: "choose a complete training run, or a model folder that save_pretrained wrote",
     WEIGHTS_FILE: "other weight formats are not supported: load the model with transformers and use save_pretrained",
     TOKENIZER_FILE: "vocab.txt is not enough: AutoTokenizer.from_pretrained(F).save_pretrained(F) adds the file to F",
 }
 _OFFLINE = "not in the local cache, and HF_HUB_OFFLINE=1 (or TRANSFORMERS_OFFLINE) disables downloads; set it to 0"
-# The first match is used. Messages of the hub's client have many lines and may contain a token.
+# The first match is used. Messages of the hub's client are not shown: they have many lines and may contain a token.
 _HUB_ERRORS: tuple[tuple[type[Exception], str], ...] = (
     (hub_errors.GatedRepoError, "the model is gated; accept its terms and log in"),
     (hub_errors.RepositoryNotFoundError, "the hub has no such model, or it is private; check the id"),

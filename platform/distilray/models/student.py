@@ -48,7 +48,7 @@ def create_student(
         layers: teacher layers to copy, in order; by default half of them.
         fold_segment_a: add the teacher's segment A embedding to all position embeddings, since the student has no
             segments.
-        random_seed: initialize all weights randomly, and take only the size from the teacher.
+        random_seed: initialize all weights randomly; only the size is that of the teacher.
 
     Returns:
         The student in eval mode, and the origin of each of its tensors: a tensor of the teacher, or `fresh`.
@@ -84,18 +84,18 @@ def create_student(
     return student.eval(), origins
 
 
-def summarize_sources(origins: Mapping[str, str]) -> list[str]:
+def summarize_origins(origins: Mapping[str, str]) -> list[str]:
     """Return the origins of tensors from `create_student` as lines, one per component of the student."""
     components = Counter((_component(name), _component(origin)) for name, origin in origins.items())
     return [f"{student} <- {origin} ({count} tensors)" for (student, origin), count in components.items()]
 
 
 def _component(name: str) -> str:
-    """Return the layer of a tensor, the embeddings, or the vocabulary head."""
+    """Return the layer of a tensor, the embeddings, or the masked-LM head."""
     if match := _LAYER_NAME.match(name):
         return match[0]
     if is_head_parameter(name):
-        return "vocabulary head"
+        return "masked-LM head"
     return name if name == FRESH else f"{name.partition('.')[0]}.embeddings"
 
 
@@ -113,8 +113,8 @@ def _tensor_origins(
     pairs[student.decoder_bias] = teacher.decoder_bias
     modules = {student.head.dense: teacher.head.dense, student.head.norm: teacher.head.norm}
     for index, layer in enumerate(layers):
-        for new, old in zip(student.layer, teacher.layer, strict=True):
-            modules[f"{student.layers}.{index}.{new}"] = f"{teacher.layers}.{layer}.{old}"
+        for path, teacher_path in zip(student.layer, teacher.layer, strict=True):
+            modules[f"{student.layers}.{index}.{path}"] = f"{teacher.layers}.{layer}.{teacher_path}"
     for kind in ("weight", "bias"):  # activations have neither
         tensors = {f"{new}.{kind}": f"{old}.{kind}" for new, old in modules.items()}
         pairs |= {new: old for new, old in tensors.items() if new in student_state}

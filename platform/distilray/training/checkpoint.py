@@ -93,7 +93,7 @@ class CheckpointStore:
         folder: path or URI.
         keep: number of latest checkpoints to keep; the best one is kept in addition.
         notice: receives user-facing notices of one line.
-        cost: maps the metrics of a checkpoint to a cost, which is lowest for the best one; NaN if unknown.
+        cost: maps the metrics of a checkpoint to a cost. The best checkpoint has the lowest one; NaN means unknown.
     """
 
     def __init__(
@@ -177,7 +177,7 @@ class CheckpointStore:
             for name, parameter in parameters.items():
                 parameter.copy_(tensors[name])
                 state = {key: moments[f"{name}/{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-                # The fused kernel needs `step` on the device of the parameter, too.
+                # The fused kernel also needs `step` on the device of the parameter.
                 optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}
 
     def steps(self) -> list[int]:
@@ -211,7 +211,8 @@ class CheckpointStore:
     def _prune(self, newest: int) -> None:
         """Remove incomplete checkpoints, and complete ones except the newest and the best.
 
-        A step after the newest one was damaged, and training has resumed before it; it must not count as kept.
+        Checkpoints of later steps than `newest` are damaged, since training resumed before them. They must not count
+        as kept.
         """
         for step in self._files():
             if step > newest:

@@ -105,7 +105,7 @@ def train(
 
     for step in range(start, total):
         micro_batches: list[Any] = []
-        terms_of: list[dict[str, Tensor]] = []
+        terms_by_batch: list[dict[str, Tensor]] = []
         while not (micro_batches and micro_batches[-1].is_last):
             enter("data")
             batch = next(batches)
@@ -113,12 +113,12 @@ def train(
             with workers.gradient_sync(objective.module, enabled=batch.is_last):
                 loss, terms = objective(step, batch)
                 enter("backward")
-                updater.scale_loss(loss * workers.size).backward()  # DDP averages gradients, and losses add up
+                updater.scale_loss(loss * workers.size).backward()  # DDP averages, but losses add up
             micro_batches.append(batch)
-            terms_of.append({"loss": loss.detach(), **terms})
-        sums = {name: float(sum(terms[name] for terms in terms_of)) for name in terms_of[0]}
+            terms_by_batch.append({"loss": loss.detach(), **terms})
+        sums = {name: float(sum(terms[name] for terms in terms_by_batch)) for name in terms_by_batch[0]}
         enter("update")
-        losses = [terms["loss"] for terms in terms_of]
+        losses = [terms["loss"] for terms in terms_by_batch]
         completed = Step(step + 1, total, sums, micro_batches, losses, updater.update(step))
         for hook in hooks:
             enter(hook.phase)

@@ -18,7 +18,7 @@ class StepSize:
 
     Attributes:
         tokens, masked: number of real tokens, and of those to predict.
-        pairs: pairs of real tokens of the same example, the sum of squared lengths.
+        pairs: number of pairs of real tokens of the same example, which is the sum of squared lengths.
         padded_tokens: number of tokens including padding.
     """
 
@@ -29,7 +29,7 @@ class StepSize:
 
 
 class Meter(Hook):
-    """Hook that averages metrics over the steps since the last row. All workers need one, since rows are collective.
+    """Hook that averages metrics over the steps since the last row. Rows are computed by all workers together.
 
     Args:
         start_step: number of steps completed before this attempt.
@@ -60,7 +60,7 @@ class Meter(Hook):
         clock: Callable[[], float] = time.perf_counter,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._start, self._done, self._total = start_step, start_step, total_steps
+        self._start, self._last_row, self._total = start_step, start_step, total_steps
         self._device, self._reduce, self._peak = device, reduce, peak_flops
         self._flops_of, self._report, self._every_steps = flops_of, report, every_steps
         self._clock, self._wall_clock = clock, wall_clock
@@ -124,28 +124,27 @@ class Meter(Hook):
         the rate of this attempt.
         """
         now, names = self._clock(), sorted(self._sums)
-        elapsed, counted = now - self._since, done - self._done - self._skipped
-        *sums, waited, elapsed_everywhere = self._reduce([*(self._sums[name] for name in names), self._waited, elapsed])
+        elapsed, counted = now - self._since, done - self._last_row - self._skipped
+        *sums, waited, worker_seconds = self._reduce([*(self._sums[name] for name in names), self._waited, elapsed])
         row: dict[str, Any] = {"step": done}
         row |= {name: total / counted if counted else float("nan") for name, total in zip(names, sums, strict=True)}
         row |= {
             "tokens_per_s": self._tokens / elapsed,
             "padding": 1 - self._tokens / self._padded_tokens,
-            "data_wait": waited / elapsed_everywhere,
-            "memory_gb": _peak_memory(self._device) / 1e9,
+            "data_wait": waited / worker_seconds,
+            "memory_gb": _peak_memory_bytes(self._device) / 1e9,
             "skipped_steps": self._skipped,
             "eta_s": (self._total - done) * (now - self._started) / (done - self._start),
             "time": self._wall_clock(),
         }
         if self._peak is not None:
             row["mfu"] = self._flops / elapsed / self._peak
-        self._done = done
+        self._last_row = done
         self._reset(now)
         return row
 
 
-def _peak_memory(device: torch.device) -> int:
-    """Return bytes."""
+def _peak_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB

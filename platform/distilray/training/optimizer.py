@@ -13,7 +13,7 @@ from distilray.models.heads import is_head_parameter
 
 
 def create_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Create AdamW with separate groups for encoder and head, each with and without decay (biases, layer norms)."""
+    """Create AdamW with groups for encoder and head, each split by weight decay (none for biases and layer norms)."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         groups.setdefault((is_head_parameter(name), parameter.dim() > 1), []).append(parameter)
@@ -35,7 +35,7 @@ def create_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.A
 
 
 def linear_schedule(step: int, *, total_steps: int, warmup_fraction: float) -> float:
-    """Return the share of the peak rate at optimizer step `step` (from 0): linear warm-up, then linear decay to 0."""
+    """Return the share of the peak rate at optimizer step `step` (from 0): linear warmup, then linear decay to 0."""
     warmup = max(1, round(total_steps * warmup_fraction))
     if step < warmup:
         return (step + 1) / warmup
@@ -107,7 +107,7 @@ class Updater:
         self._scaler.unscale_(self.optimizer)
         norm = float(nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm))
         if self._on_nonfinite == "fail" and not math.isfinite(norm):
-            raise RuntimeError(f"step {step + 1}: gradient norm is {norm} at learning rate {rate:.3g}; lower it")
+            raise RuntimeError(f"step {step + 1}: gradient norm is {norm} at learning rate {rate:.3g}; lower the rate")
         is_skipped = not math.isfinite(norm)
         can_lower_scale = self._scaler.is_enabled() and self._scaler.get_scale() > 1.0
         if not is_skipped:

@@ -18,7 +18,7 @@ class PreemptionWatcher(Hook):
     Args:
         every_steps: steps between two polls. Polling is collective, so all workers must poll in the same steps.
         notice: receives a notice of one line.
-        ask: returns a `PreemptionInfo` or None; by default Ray Train's function.
+        get_info: returns a `PreemptionInfo` or None; by default Ray Train's function.
     """
 
     phase = "preemption"
@@ -28,11 +28,11 @@ class PreemptionWatcher(Hook):
         *,
         every_steps: int,
         notice: Callable[[str], None],
-        ask: Callable[[], Any | None] | None = None,
+        get_info: Callable[[], Any | None] | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._every_steps, self._notice, self._sleep = every_steps, notice, sleep
-        self._ask = ask or train.get_preemption_info
+        self._get_info = get_info or train.get_preemption_info
         self._known: Any | None = None
 
     def after_step(self, step: Step) -> None:
@@ -43,8 +43,8 @@ class PreemptionWatcher(Hook):
             self._notice(f"{notice}: checkpoint of step {step.done:,} now")
 
     def poll(self, done: int) -> str | None:
-        """Return a new preemption notice after `done` steps; all workers call this after every step."""
-        info = None if done % self._every_steps else self._ask()
+        """Return a new preemption notice, or None. All workers must call this after every step."""
+        info = None if done % self._every_steps else self._get_info()
         if info is None or info == self._known:
             return None
         self._known = info

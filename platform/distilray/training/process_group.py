@@ -14,7 +14,7 @@ from distilray.runtime.seeding import hash_integers
 
 
 class Workers:
-    """This worker, and its collective operations, which all workers must call in the same order.
+    """Group of workers, as seen by one of them. All workers must call its operations in the same order.
 
     Attributes:
         rank: number of this worker, from 0.

@@ -43,10 +43,10 @@ class NullReporter:
     ) -> None:
         pass
 
-    def row(self, row: Mapping[str, float]) -> None:
+    def log_metrics(self, row: Mapping[str, float]) -> None:
         """Discard a row."""
 
-    def scores(self, row: Mapping[str, float]) -> None:
+    def log_scores(self, row: Mapping[str, float]) -> None:
         """Discard a row."""
 
 
@@ -80,7 +80,7 @@ class Reporter(NullReporter):
     ) -> None:
         self._trackers.close(failed=self.is_failed or kind is not None)
 
-    def row(self, row: Mapping[str, float]) -> None:
+    def log_metrics(self, row: Mapping[str, float]) -> None:
         """Report a row of training metrics."""
         row = {**row, "total_steps": self._total}
         self._rows.append(row)
@@ -89,7 +89,7 @@ class Reporter(NullReporter):
             if name in row:
                 gauge.set(row[name])
 
-    def scores(self, row: Mapping[str, float]) -> None:
+    def log_scores(self, row: Mapping[str, float]) -> None:
         """Report held-out scores after `step` steps."""
         self._scores.append(row)
         self._track("heldout", row)

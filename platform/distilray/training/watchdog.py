@@ -32,7 +32,7 @@ class Watchdog(Hook):
         folder: folder for the reports of the workers; path or URI.
         timeout_s: a worker that makes no progress for this time hangs.
         notice: receives the diagnosis in one line.
-        end: called after a hang; by default the process exits.
+        exit_process: called after a hang; by default, exits with `HANG_EXIT_CODE` at once.
     """
 
     phase = "watchdog"
@@ -45,12 +45,12 @@ class Watchdog(Hook):
         num_workers: int,
         timeout_s: float,
         notice: Callable[[str], None],
-        end: Callable[[], None] = lambda: os._exit(HANG_EXIT_CODE),
+        exit_process: Callable[[], None] = lambda: os._exit(HANG_EXIT_CODE),
     ) -> None:
         self._folder, self._rank, self._num_workers, self._timeout_s = folder, rank, num_workers, timeout_s
-        self._notice, self._end = notice, end
+        self._notice, self._exit_process = notice, exit_process
         self._phase: tuple[int, int, str] = (0, 0, "start")
-        self._moves, self._progress_at, self._started = 0, time.monotonic(), time.time()
+        self._phases_entered, self._progress_at, self._started = 0, time.monotonic(), time.time()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -64,7 +64,11 @@ class Watchdog(Hook):
 
     def on_phase(self, step: int, micro_step: int, phase: str) -> None:
         """Count the phase, which all workers enter in the same order."""
-        self._phase, self._moves, self._progress_at = (step, micro_step, phase), self._moves + 1, time.monotonic()
+        self._phase, self._phases_entered, self._progress_at = (
+            (step, micro_step, phase),
+            self._phases_entered + 1,
+            time.monotonic(),
+        )
 
     def heartbeat(self) -> None:
         """Report progress within a phase, which is not counted because it differs between workers."""
@@ -77,7 +81,7 @@ class Watchdog(Hook):
                     self._report()
                 except Exception:  # the process must exit even if the disk is full
                     log.exception("failed to report the hang")
-                self._end()
+                self._exit_process()
                 return
 
     def _report(self) -> None:
@@ -85,7 +89,12 @@ class Watchdog(Hook):
         now = time.time()
         step, micro_step, phase = self._phase
         record = {"rank": self._rank, "step": step, "micro_step": micro_step, "phase": phase}
-        record |= {"moves": self._moves, "host": socket.gethostname(), "pid": os.getpid(), "time": now}
+        record |= {
+            "phases_entered": self._phases_entered,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "time": now,
+        }
         with tempfile.TemporaryFile() as stacks:
             faulthandler.dump_traceback(stacks, all_threads=True)
             stacks.seek(0)
@@ -117,14 +126,14 @@ class Watchdog(Hook):
 
 
 def _diagnose(records: Sequence[dict[str, object]], num_workers: int, timeout_s: float) -> str:
-    """Return which workers hang, in one line."""
+    """Describe in one line which workers hang."""
     responding = {record["rank"] for record in records}
     silent = [rank for rank in range(num_workers) if rank not in responding]
     head = f"NO PROGRESS FOR {timeout_s:g} s"
     if silent:
         return f"{head}: rank {', '.join(map(str, silent))} is not responding"
-    fewest = min(int(str(record["moves"])) for record in records)
-    behind = [record for record in records if record["moves"] == fewest]
+    fewest = min(int(str(record["phases_entered"])) for record in records)
+    behind = [record for record in records if record["phases_entered"] == fewest]
     if len(behind) == num_workers:
         return f"{head}: all {num_workers} workers hang in {_describe_phase(behind[0])}"
     return f"{head}: " + ", ".join(f"rank {record['rank']} hangs in {_describe_phase(record)}" for record in behind)

@@ -35,10 +35,10 @@ def run_on_workers(
     Workers are restarted after a failure, so the function must be able to resume.
 
     Args:
-        loop: pickled with its arguments; with a `train_loop_config`, Ray's controller would have to import torch.
+        loop: pickled with its bound arguments. As a `train_loop_config`, they would make Ray's controller import torch.
         folder: folder for Ray Train's files; path or URI.
         max_failures: maximum number of restarts, not counting preempted machines.
-        preemption_grace_s: time at the end of a preemption notice that Ray Train waits before it stops the workers.
+        preemption_grace_s: time for which the remaining workers continue after the deadline of a preemption notice.
     """
     count, min_workers = scaling.num_workers, _min_workers(scaling)
     limit_worker_start(scaling)

@@ -10,8 +10,8 @@ import torch
 from distilray.config.distillation import LossConfig
 from distilray.distillation import teacher_cache
 from distilray.distillation.cost import cache_bytes
-from distilray.distillation.heldout import HeldoutScores
-from distilray.distillation.objective import DistillationStep, StepCounts, TensorBatch
+from distilray.distillation.heldout import HeldoutScorer
+from distilray.distillation.objective import DistillationLoss, LossDivisors, TensorBatch
 from distilray.distillation.teacher_cache import TeacherCache
 from distilray.errors import InputError
 from distilray.models.masked_lm import load_masked_lm
@@ -79,7 +79,7 @@ def whole_vocabulary(folder_of, losses, vocabulary):
 def run(student, teacher, losses, batch, counts):
     """Return loss, terms and gradients of a batch, with a live teacher or with the cached targets of the batch."""
     student.zero_grad()
-    step = DistillationStep(student, teacher, losses, cached=batch.cached is not None)
+    step = DistillationLoss(student, teacher, losses, cached=batch.cached is not None)
     loss, terms = step(batch, counts)
     loss.backward()
     values = {name: term.item() for name, term in terms.items()}
@@ -177,7 +177,7 @@ def test_heldout_scores_from_a_cache_are_those_of_the_teacher(
     targets = TeacherCache(whole_vocabulary(folder_of, losses, vocabulary), shards, losses.compared_positions)
 
     def score(step, cache):
-        scores = HeldoutScores(
+        scores = HeldoutScorer(
             shards=shards,
             rank=0,
             num_workers=1,
@@ -190,8 +190,8 @@ def test_heldout_scores_from_a_cache_are_those_of_the_teacher(
         )
         return scores.score(step)
 
-    expected = score(DistillationStep(student, teacher, losses), None)
-    found = score(DistillationStep(student, None, losses, cached=True), targets)
+    expected = score(DistillationLoss(student, teacher, losses), None)
+    found = score(DistillationLoss(student, None, losses, cached=True), targets)
     assert found.keys() == expected.keys()
     assert found["agreement"] == pytest.approx(expected["agreement"], abs=1e-9)
     assert dict(found) == pytest.approx(dict(expected), rel=FP16)
@@ -201,7 +201,7 @@ def test_no_masked_token_in_a_micro_batch_is_no_fault(shards, student, folder_of
     losses, nothing = LossConfig(), torch.empty(0, dtype=torch.long)
     _, batch = batches(shards, np.arange(2), TeacherCache(folder_of(), shards, "all"))
     bare = TensorBatch(batch.input_ids, batch.attention_mask, batch.token_type_ids, nothing, nothing, batch.cached)
-    loss, _, _ = run(student, None, losses, bare, StepCounts(40, 1))
+    loss, _, _ = run(student, None, losses, bare, LossDivisors(40, 1))
     assert np.isfinite(loss)
 
 
@@ -264,7 +264,7 @@ def test_a_file_that_is_no_arrow_is_refused_by_name(copy, shards):
     folder, file = copy
     file.write_bytes(bytes(file.stat().st_size))
     targets = TeacherCache(folder, shards, "all")
-    with pytest.raises(InputError, match=f"{file.name}: not a whole Arrow file"):
+    with pytest.raises(InputError, match=f"{file.name}: not a complete Arrow file"):
         targets.of(np.arange(3))
 
 

@@ -120,7 +120,7 @@ def shares(dealt, workers, micro_batch_size, reduction):
         real = micro.batch.attention_mask.bool()
         for name, ids in (("tokens", micro.batch.input_ids[real]), ("masked", micro.batch.mask_labels)):
             values = ids.double()
-            sums[name] += float(values.sum()) / getattr(micro.counts, name)
+            sums[name] += float(values.sum()) / getattr(micro.divisors, name)
             means[name].append(float(values.mean()) if len(values) else 0.0)  # nothing to predict
     return sums, means
 
@@ -143,7 +143,7 @@ def test_original_shares_add_up_to_the_mean_of_the_means_of_the_micro_batches(de
 
 @every_shape
 def test_global_counts_are_those_of_the_whole_step(dealt, shards, plan, workers, micro_batch_size):
-    counts = {micro.counts for one in dealt(workers, micro_batch_size, stop=1) for micro in one}
+    counts = {micro.divisors for one in dealt(workers, micro_batch_size, stop=1) for micro in one}
     assert counts == {step_counts(shards, plan.step_rows(0).rows)}
 
 

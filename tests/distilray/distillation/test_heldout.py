@@ -4,8 +4,8 @@ import torch
 from torch.nn import functional as F
 
 from distilray.config.distillation import LossConfig
-from distilray.distillation.heldout import HeldoutScores
-from distilray.distillation.objective import MASKED_LM_ONLY, DistillationStep
+from distilray.distillation.heldout import HeldoutScorer
+from distilray.distillation.objective import MASKED_LM_ONLY, DistillationLoss
 from distilray.models.masked_lm import load_masked_lm
 from distilray.pretraining_data.batches import collate
 from tests.distilray.tiny_line import distant_student, open_shards, planned
@@ -35,7 +35,7 @@ def student(teacher):
 
 @pytest.fixture
 def step(student, teacher):
-    return DistillationStep(student, teacher, LOSSES)
+    return DistillationLoss(student, teacher, LOSSES)
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def score(shards):
 
     def run(step, num_workers=1, batch_size=7, on_batch=lambda: None):
         found = [
-            HeldoutScores(
+            HeldoutScorer(
                 shards=shards,
                 rank=rank,
                 num_workers=num_workers,
@@ -96,7 +96,7 @@ def test_the_number_of_workers_and_their_batches_do_not_change_the_scores(score,
 
 
 def test_without_a_teacher_there_are_the_scores_of_the_masked_words_alone(score, student):
-    found = score(DistillationStep(student, None, MASKED_LM_ONLY))
+    found = score(DistillationLoss(student, None, MASKED_LM_ONLY))
     assert sorted(found) == ["hit@1", "loss", "mlm"]
     assert found["loss"] == pytest.approx(found["mlm"])
 

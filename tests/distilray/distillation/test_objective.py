@@ -9,7 +9,7 @@ import torch
 
 from distilray.config.distillation import LossConfig
 from distilray.distillation import vocabulary_loss as vocabulary
-from distilray.distillation.objective import MASKED_LM_ONLY, DistillationStep, StepCounts, TensorBatch
+from distilray.distillation.objective import MASKED_LM_ONLY, DistillationLoss, LossDivisors, TensorBatch
 from distilray.models.masked_lm import load_masked_lm
 from distilray.pretraining_data.batches import collate
 from tests.distilray.tiny_line import distant_student, open_shards, planned, step_counts
@@ -73,7 +73,7 @@ def counts_of(shards, rows):
 
 def run(student, teacher, losses, batches, counts):
     """Return the sums of loss and terms over micro-batches, and the gradients of the student."""
-    step = DistillationStep(student, teacher, losses)
+    step = DistillationLoss(student, teacher, losses)
     student.zero_grad()
     total, sums = 0.0, {}
     for batch in batches:
@@ -263,13 +263,13 @@ def test_models_that_an_earlier_step_listened_to_have_the_same_terms(shards, stu
 
 @pytest.mark.parametrize("losses", [CONFIGS[0], *LAYER_CONFIGS], ids=changes)
 def test_the_teacher_gets_no_gradient(shards, student, bert, losses):
-    loss, _ = DistillationStep(student, bert, losses)(batch_of(shards, [0, 1]), StepCounts(40, 6, 800))
+    loss, _ = DistillationLoss(student, bert, losses)(batch_of(shards, [0, 1]), LossDivisors(40, 6, 800))
     loss.backward()
     assert all(parameter.requires_grad and parameter.grad is None for parameter in bert.parameters())
 
 
 def test_the_teacher_is_no_submodule(student, teacher):
-    step = DistillationStep(student, teacher, LossConfig(alpha_hidden=1.0))
+    step = DistillationLoss(student, teacher, LossConfig(alpha_hidden=1.0))
     assert {id(parameter) for parameter in step.parameters()} == {id(parameter) for parameter in student.parameters()}
     assert teacher not in list(step.modules())
     step.train()
@@ -278,17 +278,17 @@ def test_the_teacher_is_no_submodule(student, teacher):
 
 
 def test_a_step_keeps_no_activation_once_its_loss_is_gone(shards, student, bert):
-    step = DistillationStep(student, bert, LAYER_CONFIGS[3])
+    step = DistillationLoss(student, bert, LAYER_CONFIGS[3])
     heard = []
     for module in (student.distilbert.transformer.layer[0].attention.q_lin, bert.bert.encoder.layer[1]):
         module.register_forward_hook(lambda _module, _inputs, output: heard.append(weakref.ref(output)))
-    step(batch_of(shards, [0, 1]), StepCounts(40, 6, 800))
+    step(batch_of(shards, [0, 1]), LossDivisors(40, 6, 800))
     gc.collect()
     assert [activation() for activation in heard] == [None, None]
 
 
 def test_every_parameter_of_the_student_is_trained(shards, student, teacher):
-    _, _, gradients = run(student, teacher, LossConfig(), [batch_of(shards, np.arange(20))], StepCounts(600, 80))
+    _, _, gradients = run(student, teacher, LossConfig(), [batch_of(shards, np.arange(20))], LossDivisors(600, 80))
     # The bias of the keys shifts all attention scores of a token equally, so its gradient is always 0.
     assert [name for name, gradient in gradients.items() if not gradient.abs().max() and "k_lin.bias" not in name] == []
 
@@ -297,8 +297,8 @@ def test_every_parameter_of_the_student_is_trained(shards, student, teacher):
 def test_in_bf16_the_loss_stays_fp32_and_near(shards, student, teacher, losses):
     rows = np.arange(12)
     batch, counts = batch_of(shards, rows), counts_of(shards, rows)
-    exact, _ = DistillationStep(student, teacher, losses)(batch, counts)
-    loss, terms = DistillationStep(student, teacher, losses, torch.bfloat16)(batch, counts)
+    exact, _ = DistillationLoss(student, teacher, losses)(batch, counts)
+    loss, terms = DistillationLoss(student, teacher, losses, torch.bfloat16)(batch, counts)
     assert {value.dtype for value in (loss, *terms.values())} == {torch.float32}
     assert loss.item() == pytest.approx(exact.item(), rel=0.02)
 
@@ -308,7 +308,7 @@ def test_no_masked_token_in_a_micro_batch_is_no_fault(shards, student, teacher):
     nothing = torch.empty(0, dtype=torch.long)
     bare = TensorBatch(batch.input_ids, batch.attention_mask, batch.token_type_ids, nothing, nothing)
     for losses in (LossConfig(), LossConfig(ce_positions="masked")):
-        loss, terms = DistillationStep(student, teacher, losses)(bare, StepCounts(40, 1))
+        loss, terms = DistillationLoss(student, teacher, losses)(bare, LossDivisors(40, 1))
         loss.backward()
         assert torch.isfinite(loss)
         assert terms["mlm"] == 0

@@ -10,9 +10,9 @@ from ray.train.torch import TorchTrainer
 from distilray.config.distillation import CacheTeacherConfig, DistillConfig, LossConfig
 from distilray.distillation import cache_teacher
 from distilray.distillation.distill import distill
-from distilray.distillation.heldout import HeldoutScores
+from distilray.distillation.heldout import HeldoutScorer
 from distilray.distillation.inputs import create_student_and_teacher
-from distilray.distillation.objective import DistillationStep
+from distilray.distillation.objective import DistillationLoss
 from distilray.models.masked_lm import load_masked_lm
 from distilray.models.student import create_student
 from distilray.runtime import resources
@@ -86,7 +86,7 @@ def test_scores_of_the_first_held_out_examples_are_theirs_alone(shards_dir, teac
     student = create_student(teacher)[0]
     losses = LossConfig(alpha_ce=3.0, alpha_mlm=2.0, alpha_cos=0.5, temperature=2.0)  # as those of `plain_scores`
     parts = [
-        HeldoutScores(
+        HeldoutScorer(
             shards=shards,
             rank=rank,
             num_workers=workers,
@@ -96,7 +96,7 @@ def test_scores_of_the_first_held_out_examples_are_theirs_alone(shards_dir, teac
             reduce=list,
             on_batch=lambda: None,
             limit=5,
-        ).score(DistillationStep(student, teacher, losses))
+        ).score(DistillationLoss(student, teacher, losses))
         for rank in range(workers)
     ]
     found = {name: sum(part[name] for part in parts) for name in parts[0]}

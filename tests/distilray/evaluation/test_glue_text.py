@@ -25,7 +25,7 @@ PHRASES = [
 def few_rows(monkeypatch):
     for name in ("cola", "sst2", "rte"):
         counts = {split: (count,) for split, count in small_rows(name).items()}
-        monkeypatch.setitem(TASKS, name, replace(TASKS[name], rows=counts))
+        monkeypatch.setitem(TASKS, name, replace(TASKS[name], row_counts=counts))
 
 
 def run(config):

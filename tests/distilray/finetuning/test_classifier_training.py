@@ -13,9 +13,9 @@ from distilray.errors import InputError
 from distilray.finetuning import classifier_training
 from distilray.finetuning.classifier import load_fine_tuned
 from distilray.finetuning.classifier_training import ClassifierTraining, fine_tune
+from distilray.finetuning.fine_tune_state import read_evaluations
 from distilray.finetuning.metrics import majority_scores
 from distilray.finetuning.objective import predict
-from distilray.finetuning.progress import read_evaluations
 from distilray.finetuning.tasks import TASKS
 from distilray.training.checkpoint import BrokenCheckpointError
 from tests.distilray.finetuning.tiny_tasks import classifier, features, settings
@@ -388,12 +388,12 @@ def test_a_gradient_that_is_not_finite_ends_the_run(train):
 
     values = settings()
     odd = {"teacher_outputs": np.full((15, 2), np.nan, np.float32)}
-    with pytest.raises(RuntimeError, match=r"step 1: gradient norm is nan at learning rate 0.002; lower it"):
+    with pytest.raises(RuntimeError, match=r"step 1: gradient norm is nan at learning rate 0.002; lower the rate"):
         train(values, distillation=TaskDistillationConfig(teacher_run_dir="unused"), on_step=on_step, **odd)
 
 
 def test_a_length_that_the_model_cannot_read_is_refused(train):
-    with pytest.raises(InputError, match=r"max_length: 128, and the model reads 48 tokens; set 48 or less"):
+    with pytest.raises(InputError, match=r"max_length: 128 exceeds the model's limit of 48 tokens; set 48 or less"):
         train(settings(max_length=128))
 
 

@@ -35,7 +35,7 @@ AX_PLACES = [
 def any_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Accept any number of rows."""
     for name, task in TASKS.items():
-        monkeypatch.setitem(TASKS, name, replace(task, rows={}))  # type: ignore[arg-type]
+        monkeypatch.setitem(TASKS, name, replace(task, row_counts={}))  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("any_rows")
@@ -99,7 +99,7 @@ def test_two_layouts_in_a_folder_are_refused(tmp_path: Path) -> None:
     write_raw(tmp_path, "rte", small_rows("rte"))
     (tmp_path / "RTE").rename(tmp_path / "rte")
     write_hub(tmp_path, "rte", small_rows("rte"))
-    with pytest.raises(InputError, match=r"rte: holds dev\.tsv and test-00000-of-00001\.parquet; keep"):
+    with pytest.raises(InputError, match=r"rte: contains dev\.tsv and test-00000-of-00001\.parquet; keep"):
         load_task(str(tmp_path), "rte")
 
 
@@ -116,25 +116,25 @@ def test_other_rows_are_accepted_on_request_and_reported(tmp_path: Path, layout:
     (write_raw if layout == "raw" else write_hub)(tmp_path, "wnli", {"train": 20})
     with pytest.raises(InputError, match=r"20 rows, but WNLI has 635; .*allow_other_row_counts=true"):
         load_task(glue_dir, "wnli")
-    data = load_task(glue_dir, "wnli", with_test=True, other_rows=True)
-    assert (len(data.train), list(data.other_rows)) == (20, ["train 20 (635)"])
+    data = load_task(glue_dir, "wnli", with_test=True, any_row_counts=True)
+    assert (len(data.train), list(data.unofficial_splits)) == (20, ["train 20 (635)"])
 
 
 def test_a_test_set_has_the_rows_of_the_leaderboard_in_any_case(tmp_path: Path) -> None:
     glue_dir = write_glue(tmp_path, ["wnli"], official=True)
     write_raw(tmp_path, "wnli", {"test": 20})
-    assert list(load_task(glue_dir, "wnli", other_rows=True).other_rows) == []
+    assert list(load_task(glue_dir, "wnli", any_row_counts=True).unofficial_splits) == []
     with pytest.raises(InputError, match=r"20 rows, but WNLI has 146; get the official file again$"):
-        load_task(glue_dir, "wnli", with_test=True, other_rows=True)
+        load_task(glue_dir, "wnli", with_test=True, any_row_counts=True)
 
 
 def test_the_releases_of_qqp_are_official_by_whole_rows_or_by_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(TASKS, "qqp", replace(TASKS["qqp"], rows={"train": (4, 7), "dev": (3,)}))  # type: ignore[arg-type]
+    monkeypatch.setitem(TASKS, "qqp", replace(TASKS["qqp"], row_counts={"train": (4, 7), "dev": (3,)}))  # type: ignore[arg-type]
     write_lines(tmp_path / "QQP" / "train.tsv", [*raw_lines("qqp", "train", 6), "0\t1\ttorn"])
     write_lines(tmp_path / "QQP" / "dev.tsv", raw_lines("qqp", "dev", 5))
-    assert list(load_task(str(tmp_path), "qqp", other_rows=True).other_rows) == ["dev 5 (3)"]
+    assert list(load_task(str(tmp_path), "qqp", any_row_counts=True).unofficial_splits) == ["dev 5 (3)"]
 
 
 def test_remarks_name_the_split(tmp_path: Path) -> None:
@@ -224,4 +224,4 @@ def test_the_real_files_are_taken(name: TaskName) -> None:
         pytest.skip(f"{name} is not in {glue_dir}")
     data = load_task(glue_dir, name, with_test=True)
     for split, part in {"train": data.train, **data.dev, **data.test}.items():
-        assert len(part) in TASKS[name].rows[split]
+        assert len(part) in TASKS[name].row_counts[split]

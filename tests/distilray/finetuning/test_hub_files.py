@@ -22,7 +22,7 @@ from tests.distilray.finetuning.small_glue import (
     write_raw,
 )
 
-ANY = {name: replace(task, rows={}) for name, task in TASKS.items()}
+ANY = {name: replace(task, row_counts={}) for name, task in TASKS.items()}
 
 
 @pytest.mark.parametrize("name", GLUE_TASKS)
@@ -179,5 +179,5 @@ def test_a_broken_or_absent_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"train-00000-of-00001\.parquet: no such file"):
         read_hub_split(str(tmp_path), ANY["rte"], "train")
     (tmp_path / "train-00000-of-00001.parquet").write_bytes(b"PAR1")
-    with pytest.raises(InputError, match=r"^[^\n]*train-00000-of-00001\.parquet: not a whole Parquet file [^\n]*$"):
+    with pytest.raises(InputError, match=r"^[^\n]*train-00000-of-00001\.parquet: not a complete Parquet file [^\n]*$"):
         read_hub_split(str(tmp_path), ANY["rte"], "train")

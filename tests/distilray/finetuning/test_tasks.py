@@ -26,13 +26,13 @@ def test_every_task_of_the_recipes_is_in_the_table() -> None:
 @pytest.mark.parametrize("name", GLUE_TASKS)
 def test_the_official_rows_are_accepted(name: str) -> None:
     task = TASKS[name]
-    assert {split: counts[0] for split, counts in task.rows.items()} == OFFICIAL_ROWS[name]
-    assert set(task.rows) == {"train", *task.dev, *task.test}
+    assert {split: counts[0] for split, counts in task.row_counts.items()} == OFFICIAL_ROWS[name]
+    assert set(task.row_counts) == {"train", *task.dev, *task.test}
 
 
 def test_both_releases_of_qqp_are_accepted() -> None:
-    assert TASKS["qqp"].rows["train"] == (363_846, 363_870)
-    assert TASKS["qqp"].rows["dev"] == (40_430, 40_431)
+    assert TASKS["qqp"].row_counts["train"] == (363_846, 363_870)
+    assert TASKS["qqp"].row_counts["dev"] == (40_430, 40_431)
 
 
 def test_class_ids_are_those_of_the_hub() -> None:
@@ -63,7 +63,7 @@ def test_official_and_hub_folder_names_are_known_and_no_two_tasks_share_one() ->
 def test_the_made_up_task_reads_like_rte_and_has_no_official_rows() -> None:
     follows, rte = TASKS["follows"], TASKS["rte"]
     assert (follows.columns, follows.label, follows.dev) == (rte.columns, rte.label, rte.dev)
-    assert not follows.rows
+    assert not follows.row_counts
     assert not follows.test
 
 

@@ -22,7 +22,7 @@ from tests.distilray.finetuning.small_glue import (
 )
 
 # Most tests here accept any number of rows.
-ANY = {name: replace(task, rows={}) for name, task in TASKS.items()}
+ANY = {name: replace(task, row_counts={}) for name, task in TASKS.items()}
 
 
 def put(folder: Path, name: str, text: str | bytes) -> str:
@@ -194,10 +194,10 @@ def test_pieces_of_torn_rows_of_qqp_are_dropped_and_counted(tmp_path: Path) -> N
 @pytest.mark.parametrize("known", [5, 9])
 def test_a_release_of_qqp_is_known_by_whole_rows_or_by_lines(tmp_path: Path, known: int) -> None:
     write_lines(tmp_path / "train.tsv", [*raw_lines("qqp", "train", 5), *TORN])
-    task = replace(TASKS["qqp"], rows={"train": (known,)})
+    task = replace(TASKS["qqp"], row_counts={"train": (known,)})
     assert len(read_tsv_split(str(tmp_path), task, "train")[0]) == 5
     with pytest.raises(InputError, match="5 rows, but QQP has 7;"):
-        read_tsv_split(str(tmp_path), replace(task, rows={"train": (7,)}), "train")
+        read_tsv_split(str(tmp_path), replace(task, row_counts={"train": (7,)}), "train")
 
 
 def test_a_label_after_a_torn_row_is_reported_by_its_line_in_the_file(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def copied(teacher_dir, tmp_path):
 
 @pytest.fixture
 def bare_dir(teacher_dir, tmp_path):
-    """The teacher's encoder without its vocabulary head."""
+    """The teacher's encoder without its masked-LM head."""
     load_masked_lm(teacher_dir).bert.save_pretrained(tmp_path / "bare")
     return str(tmp_path / "bare")
 
@@ -68,7 +68,9 @@ def test_a_config_that_is_no_json_is_named(copied):
 def test_weights_of_another_size_are_refused(copied):
     config = json.loads((copied / "config.json").read_text())
     (copied / "config.json").write_text(json.dumps(config | {"intermediate_size": 128}))
-    with pytest.raises(InputError, match=r"are missing or of another shape, first bert\.encoder.*of one model$"):
+    with pytest.raises(
+        InputError, match=r"are missing or of another shape, first bert\.encoder.*belong to the same model$"
+    ):
         load_masked_lm(str(copied))
 
 

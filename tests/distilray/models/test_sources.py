@@ -71,7 +71,7 @@ def test_a_missing_file_is_one_line_that_names_folder_file_and_fix(teacher_dir, 
 
 
 def test_a_missing_folder_is_an_error_that_names_it():
-    with pytest.raises(InputError, match="no-such: no such folder; name a run"):
+    with pytest.raises(InputError, match="no-such: no such folder; choose a run"):
         localize("no-such")
 
 
@@ -279,7 +279,7 @@ def test_a_file_that_the_store_lacks_is_an_error_that_names_it_and_a_lone_tokeni
     (tmp_path / "tokenizer").mkdir()
     shutil.copy(Path(tokenizer_dir) / "tokenizer.json", tmp_path / "tokenizer")
     uri = uploaded(tmp_path / "tokenizer")
-    with pytest.raises(InputError, match=f"{uri}: no config.json; name a complete training run"):
+    with pytest.raises(InputError, match=f"{uri}: no config.json; choose a complete training run"):
         localize(uri, cache_dir=cache_dir)
     assert names_in(localize(uri, ["tokenizer.json"], cache_dir=cache_dir)) == {"tokenizer.json"}
 

@@ -4,7 +4,7 @@ from transformers import BertConfig, BertForMaskedLM, BertModel, DistilBertConfi
 
 from distilray.errors import InputError
 from distilray.models.masked_lm import count_parameters, encode, load_masked_lm
-from distilray.models.student import create_student, evenly_spaced_layers, summarize_sources
+from distilray.models.student import create_student, evenly_spaced_layers, summarize_origins
 
 POSITIONS = "distilbert.embeddings.position_embeddings.weight"
 
@@ -83,11 +83,11 @@ def test_random_weights_follow_from_the_seed_and_leave_other_randomness_alone(te
 
 def test_the_summary_of_tensors_counts_every_tensor(teacher):
     _, source = create_student(teacher)
-    lines = summarize_sources(source)
+    lines = summarize_origins(source)
     assert "distilbert.transformer.layer.1 <- bert.encoder.layer.3 (16 tensors)" in lines
-    assert "vocabulary head <- vocabulary head (6 tensors)" in lines
+    assert "masked-LM head <- masked-LM head (6 tensors)" in lines
     assert sum(int(line.rpartition("(")[2].split()[0]) for line in lines) == len(source)
-    assert summarize_sources(create_student(teacher, random_seed=1)[1])[0].endswith("<- fresh (4 tensors)")
+    assert summarize_origins(create_student(teacher, random_seed=1)[1])[0].endswith("<- fresh (4 tensors)")
 
 
 def test_the_student_and_its_teacher_share_no_memory(teacher):

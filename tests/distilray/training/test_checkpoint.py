@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from distilray.config.distillation import LossConfig, OptimizerConfig
-from distilray.distillation.objective import DistillationStep, StepCounts, TensorBatch
+from distilray.distillation.objective import DistillationLoss, LossDivisors, TensorBatch
 from distilray.errors import InputError
 from distilray.models.masked_lm import load_masked_lm
 from distilray.models.student import create_student
@@ -48,9 +48,9 @@ def batch(shards_dir):
 
 
 def train(model, optimizer, teacher, batch, steps):
-    step = DistillationStep(model, teacher, LossConfig())
+    step = DistillationLoss(model, teacher, LossConfig())
     for _ in range(steps):
-        loss, _ = step(batch, StepCounts(200, 30))
+        loss, _ = step(batch, LossDivisors(200, 30))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

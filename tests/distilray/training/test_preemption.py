@@ -17,7 +17,7 @@ def slept():
 def machines(slept):
     """Watcher that polls every second step and receives the notices of a list."""
     return lambda *answers: PreemptionWatcher(
-        every_steps=2, notice=print, ask=iter(answers).__next__, sleep=slept.append
+        every_steps=2, notice=print, get_info=iter(answers).__next__, sleep=slept.append
     )
 
 

@@ -46,21 +46,21 @@ def lines(folder, name):
 
 def test_a_row_is_written_with_the_steps_of_the_run(tmp_path, trackers):
     with Reporter(str(tmp_path), start=0, total=10, trackers=trackers) as reporter:
-        reporter.row(ROW)
+        reporter.log_metrics(ROW)
     assert lines(tmp_path, "metrics.jsonl") == [{**ROW, "total_steps": 10}]
 
 
 def test_scores_are_written_to_their_own_file(tmp_path, trackers):
     with Reporter(str(tmp_path), start=0, total=10, trackers=trackers) as reporter:
-        reporter.scores({"step": 5, "hit@1": 0.5})
+        reporter.log_scores({"step": 5, "hit@1": 0.5})
     assert lines(tmp_path, "heldout.jsonl") == [{"step": 5, "hit@1": 0.5}]
     assert lines(tmp_path, "metrics.jsonl") == []
 
 
 def test_trackers_get_numbers_by_group_and_neither_step_nor_time(tmp_path, trackers):
     with Reporter(str(tmp_path), start=0, total=10, trackers=trackers) as reporter:
-        reporter.row(ROW)
-        reporter.scores({"step": 6, "hit@1": 0.5})
+        reporter.log_metrics(ROW)
+        reporter.log_scores({"step": 6, "hit@1": 0.5})
     assert trackers.rows == [
         (5, {"train/loss": 2.5, "train/tokens_per_s": 1000.0}),
         (6, {"heldout/hit@1": 0.5}),
@@ -70,8 +70,8 @@ def test_trackers_get_numbers_by_group_and_neither_step_nor_time(tmp_path, track
 def test_rows_after_the_checkpoint_are_dropped_on_resume(tmp_path, trackers):
     with Reporter(str(tmp_path), start=0, total=10, trackers=trackers) as reporter:
         for step in (2, 4, 6):
-            reporter.row({**ROW, "step": step})
-            reporter.scores({"step": step})
+            reporter.log_metrics({**ROW, "step": step})
+            reporter.log_scores({"step": step})
     with Reporter(str(tmp_path), start=4, total=10, trackers=trackers):
         pass
     for name in ("metrics.jsonl", "heldout.jsonl"):
@@ -81,13 +81,13 @@ def test_rows_after_the_checkpoint_are_dropped_on_resume(tmp_path, trackers):
 def test_a_run_that_was_killed_before_its_first_checkpoint_has_its_first_scores_once(tmp_path, trackers):
     for _ in range(2):
         with Reporter(str(tmp_path), start=0, total=10, trackers=trackers) as reporter:
-            reporter.scores({"step": 0})
+            reporter.log_scores({"step": 0})
     assert [row["step"] for row in lines(tmp_path, "heldout.jsonl")] == [0]
 
 
 def test_ray_exports_the_metrics_that_have_a_gauge(tmp_path, trackers, gauges):
     with Reporter(str(tmp_path), start=0, total=10, trackers=trackers) as reporter:
-        reporter.row(ROW)
+        reporter.log_metrics(ROW)
     assert sorted(gauges) == [("distilray_loss", 2.5), ("distilray_step", 5), ("distilray_tokens_per_s", 1000.0)]
     assert {"loss", "step", "tokens_per_s"} <= set(GAUGES)
 

@@ -40,7 +40,9 @@ def hang(tmp_path):
 
 
 def watch(folder, rank, num_workers, notice, end):
-    return Watchdog(str(folder), rank=rank, num_workers=num_workers, timeout_s=TIMEOUT_S, notice=notice, end=end)
+    return Watchdog(
+        str(folder), rank=rank, num_workers=num_workers, timeout_s=TIMEOUT_S, notice=notice, exit_process=end
+    )
 
 
 def wait(condition):

@@ -80,4 +80,4 @@ def _rows(source: CsvSource, file_range: FileRange, max_bytes: int) -> Delimited
 
 
 def _positions(source: CsvSource, uri: str, header: list[str]) -> dict[str, int]:
-    return column_positions(uri, header, selected_columns(source), hint=", or delimiter if the header was not split")
+    return column_positions(uri, header, selected_columns(source), fix=", or delimiter if the header was not split")

@@ -34,7 +34,7 @@ from distilray.pretraining_data.shards import ShardSet, check_vocabulary
 from distilray.pretraining_data.tokenizer import Vocabulary, read_tokenizer, vocabulary_of
 from distilray.runtime.progress import Progress
 
-_HEAD_BATCH = 256  # masks per call of the vocabulary head, which limits the logits to about 30 MB
+_HEAD_BATCH = 256  # masks per call of the masked-LM head, which limits the logits to about 30 MB
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def model_dirs(config: EvaluateFillMaskConfig) -> dict[str, str]:
 def predict_masks(model: Any, batch: Batch, precision: str) -> tuple[Ints, NDArray[np.float64], Ints]:
     """Return ranks and losses of the true tokens and the most probable tokens, each of shape (masks,).
 
-    The vocabulary head is applied only to the masks.
+    The masked-LM head is applied only to the masks.
     """
     device = next(model.parameters()).device
     dtype = compute_dtype(precision, device)

@@ -217,7 +217,7 @@ def score_error(task: TaskName, metric: str, value: float, rows: Mapping[str, in
 
 
 def official_dev_rows(task: TaskName) -> dict[str, int]:
-    return {split: min(TASKS[task].rows[split]) for split in TASKS[task].dev if split in TASKS[task].rows}
+    return {split: min(TASKS[task].row_counts[split]) for split in TASKS[task].dev if split in TASKS[task].row_counts}
 
 
 def compare_scores(

@@ -107,7 +107,7 @@ def collect_scores(
     """Return the content of `scores.json`: a row for each task, seed and metric, and summaries."""
     model_hash = storage.sha256(storage.join(localize(config.model_dir), WEIGHTS_FILE))
     rows = [
-        row | {"official_rows": not data[task].other_rows, "model_hash": model_hash}
+        row | {"official_rows": not data[task].unofficial_splits, "model_hash": model_hash}
         for (task, _), result in results.items()
         for row in _rows(result)
     ]
@@ -199,7 +199,9 @@ def _remarks(config: GlueConfig, data: TaskData, results: Results) -> list[str]:
     task = data.task.name
     settings, rows = config.task_config(task), len(data.train.first)
     starts = {result.run.start for (name, _), result in results.items() if name == task}
-    remarks = [f"rows differ from the official ones: {', '.join(data.other_rows)}"] if data.other_rows else []
+    remarks = (
+        [f"rows differ from the official ones: {', '.join(data.unofficial_splits)}"] if data.unofficial_splits else []
+    )
     remarks += data.remarks
     remarks += [f"{count:,} {reason} dropped" for reason, count in data.dropped.items() if count]
     if ALREADY_FINE_TUNED in starts:
@@ -216,7 +218,9 @@ def _remarks(config: GlueConfig, data: TaskData, results: Results) -> list[str]:
 def _unofficial_rows(data: Mapping[TaskName, TaskData]) -> str:
     """List the splits that do not have the official number of rows."""
     return "; ".join(
-        f"{task} {', '.join(task_data.other_rows)}" for task, task_data in data.items() if task_data.other_rows
+        f"{task} {', '.join(task_data.unofficial_splits)}"
+        for task, task_data in data.items()
+        if task_data.unofficial_splits
     )
 
 

@@ -13,7 +13,7 @@ from distilray.evaluation.glue.comparison import (
     score_intervals,
 )
 from distilray.evaluation.glue.table import task_remarks
-from distilray.finetuning.dev_predictions import DevPredictions, read_dev_predictions, read_seeds
+from distilray.finetuning.dev_predictions import DevPredictions, read_dev_predictions, read_seed_predictions
 from distilray.finetuning.files import TaskData
 from distilray.finetuning.fine_tune_run import FineTuneRunResult
 from distilray.finetuning.metrics import majority_answer
@@ -51,7 +51,7 @@ def compare_with_teacher(
     resampled = {}
     for task, task_data in data.items():
         seeds = dict.fromkeys(row["seed"] for row in teacher["rows"] if row["task"] == task)
-        models = [read_seeds(teacher_dir, task, seeds), _predictions(results, task)]
+        models = [read_seed_predictions(teacher_dir, task, seeds), _predictions(results, task)]
         if all(models) and have_same_rows(models):
             resampled[task] = _resample(task_data, models, seed)
     return compare_scores(scores, teacher, resampled)

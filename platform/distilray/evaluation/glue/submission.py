@@ -53,7 +53,7 @@ class SubmissionFile:
 # The diagnostic set comes last.
 FILES = sorted(
     (
-        SubmissionFile(name, task.name, test, task.rows[test][0], task.labels)
+        SubmissionFile(name, task.name, test, task.row_counts[test][0], task.labels)
         for task in TASKS.values()
         for test, name in task.submission.items()
     ),

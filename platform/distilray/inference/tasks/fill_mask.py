@@ -168,7 +168,7 @@ class FillMask(Task[FillMaskQuery, EncodedFillMaskQuery, FillMaskPrediction, Fil
         lengths = [len(query.input_ids) for query in encoded]
         for batch in length_sorted_batches(lengths, max_rows=MAX_ROWS, max_tokens=MAX_TOKENS):
             for indices in _split_by_masks(batch, encoded):
-                best = self._best([encoded[index] for index in indices])
+                best = self._best_tokens([encoded[index] for index in indices])
                 for index in indices:
                     predictions[index] = [next(best) for _ in encoded[index].mask_positions]
         return predictions
@@ -212,7 +212,7 @@ class FillMask(Task[FillMaskQuery, EncodedFillMaskQuery, FillMaskPrediction, Fil
         self._encoder.check_length(index, input_ids)
         return EncodedFillMaskQuery(query, tuple(input_ids), masks, target_ids)
 
-    def _best(self, queries: Sequence[EncodedFillMaskQuery]) -> Iterator[tuple[list[float], list[int]]]:
+    def _best_tokens(self, queries: Sequence[EncodedFillMaskQuery]) -> Iterator[tuple[list[float], list[int]]]:
         """Yield the scores and ids of the best allowed tokens for every mask, in order."""
         input_ids, attention_mask = pad_batch([query.input_ids for query in queries], self._pad_id)
         length = input_ids.shape[1]

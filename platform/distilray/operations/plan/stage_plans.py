@@ -175,7 +175,7 @@ def wall_seconds(task_runs: list[FineTuningRuns], parallel: int) -> float:
 
 
 def _seconds(task: TaskName, settings: TaskConfig, model: ModelSize, flops_per_s: float, floor_s: float) -> float:
-    rows = TASKS[task].rows or _FOLLOWS_ROWS
+    rows = TASKS[task].row_counts or _FOLLOWS_ROWS
     train = min(max(rows["train"]), settings.max_train_examples or max(rows["train"]))
     dev = sum(max(counts) for split, counts in rows.items() if split.startswith("dev"))
     length = min(_MEAN_TOKENS[task], settings.max_length)

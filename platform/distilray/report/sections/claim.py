@@ -18,7 +18,7 @@ from distilray.report.sections.model_quality import glue_model
 
 _OURS = (TEACHER, STUDENT, "kept", "kept above chance")
 _PAPER = ("BERT base", "DistilBERT", "kept in the paper", "above chance in the paper")
-# The paper does not count the vocabulary head, and times the whole dev set of STS-B, one pair at a time.
+# The paper does not count the masked-LM head, and times the whole dev set of STS-B, one pair at a time.
 _PAPER_COSTS: Mapping[str, tuple[str, str, str]] = {
     "parameters": ("110 M", "66 M", "60.0%"),
     "layer_parameters": ("85 M", "43 M", "50.0%"),

@@ -10,10 +10,10 @@ from distilray.models.masked_lm import load_masked_lm
 from distilray.pretraining_data.sample_plan import SamplePlan
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.training.checkpoint import BrokenCheckpointError, CheckpointStore
+from distilray.training.checkpoint_hook import CheckpointHook
 from distilray.training.loop import Step
 from distilray.training.optimizer import Update, Updater, create_optimizer
 from distilray.training.process_group import Workers
-from distilray.training.resumption import Checkpoints
 from tests.distilray.training.threaded_workers import run_together
 
 
@@ -32,7 +32,7 @@ def checkpoints(model, teacher_dir, tmp_path):
         updater = Updater(own, optimizer, lambda _: 1.0, max_grad_norm=1.0, uses_fp16=True)
         updater.scale_loss(sum(parameter.sum() for parameter in own.parameters())).backward()
         updater.update(0)
-        return Checkpoints(
+        return CheckpointHook(
             CheckpointStore(str(tmp_path), keep=2, config_hash="a-config", notice=lambda _: None),
             workers or Workers.single(),
             own,

@@ -49,8 +49,8 @@ class EvaluationHistory:
     Attributes:
         best: evaluation whose weights are kept; the earliest of equal ones.
         planned: number of evaluations without early stopping.
-        end_reason: `complete`; `patience` (no better score for too long); `stopped` (the
-            receiver of evaluations asked for it); `time`.
+        end_reason: `complete`; `patience` (no better score for too long); `stopped` (requested by `report`);
+            `time` (limit reached).
     """
 
     best: Evaluation
@@ -60,7 +60,7 @@ class EvaluationHistory:
 
 
 class FineTuneState:
-    """Evaluations and best weights of a fine-tuning run, and if it has a folder, everything needed to resume it.
+    """Evaluations and best weights of a fine-tuning run. With a folder, the run can be resumed.
 
     During training the folder contains `evaluations.json` and checkpoints; afterwards `evaluations.json` and `model/`.
     All workers must make the same calls; only the first one writes.
@@ -179,7 +179,7 @@ class FineTuneState:
         storage.write_bytes(storage.join(self._folder, EVALUATIONS_FILE), json.dumps(record, indent=1).encode())
 
     def _read_state(self, folder: str, store: CheckpointStore) -> dict[str, Any]:
-        """Return the reason why the run ended, if it did, and its evaluations up to the newest checkpoint."""
+        """Return why the run ended (None if it did not), and its evaluations up to the newest checkpoint."""
         empty: dict[str, Any] = {"ended": None, "evaluations": []}
         record = _read_record(folder)
         if record is None:

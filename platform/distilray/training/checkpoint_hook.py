@@ -12,7 +12,7 @@ from distilray.training.process_group import Workers
 
 
 @dataclass
-class Checkpoints(Hook):
+class CheckpointHook(Hook):
     """Writes a checkpoint every few steps, after the last step, and when an earlier hook requests one.
 
     Attributes:
