@@ -20,7 +20,6 @@ ALLOWED = {
     ("platform/distilray/config/recipe.py", "rhythm"): "old recipe key, for the error that names the new one",
     ("platform/distilray/config/recipe.py", "stations"): "old recipe key, for the error that names the new one",
     ("cluster.local.yaml", "the line"): "a line of a file",
-    ("serve/telemetry/json_logging.py", "the line"): "a line of a log",
     ("docs/operations.md", "the line"): "a line of a file",
     ("platform/distilray/corpus/sources/bz2_ranges.py", "marks"): "bz2's block and end-of-stream marks",
     ("platform/distilray/corpus/sources/gutenberg.py", "laws"): "quoted from Project Gutenberg's notices",

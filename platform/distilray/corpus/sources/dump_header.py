@@ -14,7 +14,7 @@ from distilray.formats.bad_rows import BadRow
 MAX_HEADER_BYTES = 16 << 20
 _SITEINFO_END = b"</siteinfo>"
 _SUPPORTED_ENCODINGS = {"utf-8", "ascii"}  # ASCII is a subset of UTF-8
-# First bytes of files in other encodings: byte order marks, or `<` padded with zero bytes. UTF-32 comes before UTF-16,
+# First bytes of files in other encodings: a byte order mark, or `<` padded with zero bytes. UTF-32 comes before UTF-16,
 # whose mark is a prefix of it.
 _OTHER_ENCODINGS = (
     (codecs.BOM_UTF32_LE, "UTF-32"),
