@@ -129,7 +129,7 @@ def test_a_run_that_was_interrupted_is_not_a_cache(work, begun, capfd):
 @pytest.mark.parametrize(
     ("override", "reason"),
     [
-        ("top_k=100000", "top_k: 100000 tokens, and the teacher has"),
+        ("top_k=100000", "top_k: 100000 exceeds the teacher's vocabulary"),
         ("top_k=0", "top_k"),
         ("temperature=0", "temperature"),
         ("positions=some", "positions"),
