@@ -223,7 +223,7 @@ def test_the_ablation_runs_its_students_and_prints_the_table_beside_the_papers(t
     command = [file, f"shards={shards}", f"teacher={teacher}", "--only", "full,random-init,write_report", *changes]
     assert run_pipeline.main(command) == 0
     out = capfd.readouterr().out
-    assert "beside the paper's table 4" in out
+    assert "the paper's table 4" in out
     assert "-3.69" in out
     kept, fresh = (
         json.loads((tmp_path / f"runs/ablation/{name}/initialization.json").read_text())

@@ -86,7 +86,7 @@ def results(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, d
         ("external.xml", 0, "contains a DOCTYPE"),
         ("external_in_a_page.xml", 2, "xml_malformed"),
         ("undeclared.xml", 2, "undefined entity"),
-        ("deep.xml", 2, "nest deeper"),
+        ("deep.xml", 2, "nested deeper"),
         ("all_of_a_dump.xml.bz2", 0, "expands more than 200-fold"),
         ("a_stream_of_a_dump.xml.bz2", 2, "bz2_bomb"),
         ("text.txt.bz2", 0, "too_large"),
