@@ -308,7 +308,7 @@ def test_an_interrupted_training_stops_reading(tmp_path, corpus_dir, monkeypatch
 def test_the_corpus_is_never_in_memory(tmp_path, root):
     documents = documents_of(3000)
     small = write_corpus(tmp_path / "small", sentences=documents * 5, row_group_size=1000)
-    large = write_corpus(tmp_path / "large", files=9, sentences=documents * 30, row_group_size=1000)
+    large = write_corpus(tmp_path / "large", files=9, sentences=documents * 90, row_group_size=1000)
     size = sum(len(sentence) for document in documents for sentence in document)
     code = TRAIN + "print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1])\n"
     processes = [
@@ -323,5 +323,6 @@ def test_the_corpus_is_never_in_memory(tmp_path, root):
     outputs = [process.communicate(timeout=240)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     first, second = map(int, outputs)
-    assert 25 * size > 25e6  # characters that the second corpus holds beyond the first
-    assert 1024 * (second - first) < 25 * size / 4
+    # The second corpus has 85 times `size` characters more, over 85 MB. Peaks of equal runs differ by up to 13 MB.
+    assert size > 1e6
+    assert 1024 * (second - first) < 85 * size / 4
