@@ -18,7 +18,7 @@ ANY_JOB = "x"  # placeholder for any job
 @pytest.fixture(scope="module")
 def pages(root: Path) -> dict[Path, str]:
     """Text of all documentation pages."""
-    files = [*root.glob("*.md"), *(root / "docs").rglob("*.md")]
+    files = [*root.glob("*.md"), *(root / "docs").rglob("*.md"), *(root / ".github").rglob("*.md")]
     return {file: file.read_text(encoding="utf-8") for file in sorted(files)}
 
 
