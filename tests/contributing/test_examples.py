@@ -19,7 +19,7 @@ from distilray.corpus.chunks import check_inputs, plan_chunks, source_files
 from distilray.corpus.extraction import ScreeningData, extract_chunk
 from distilray.corpus.sources.kinds import SOURCE_KINDS
 from distilray.distillation.losses import LOSSES
-from distilray.distillation.objective import DistillationStep, TensorBatch
+from distilray.distillation.objective import DistillationLoss, TensorBatch
 from distilray.models.architectures import ARCHITECTURES, architecture_of
 from distilray.models.masked_lm import encode, load_masked_lm, save_model
 from distilray.models.student import create_student
@@ -83,7 +83,7 @@ def test_the_loss_is_a_term_of_the_training_step(example: Example, tmp_path: Pat
 
     def loss_and_terms(losses: LossConfig) -> Any:
         with torch.no_grad():
-            return DistillationStep(student, teacher, losses)(batch, counts)
+            return DistillationLoss(student, teacher, losses)(batch, counts)
 
     without, _ = loss_and_terms(LossConfig())
     loss, terms = loss_and_terms(names["HuberLossConfig"](alpha_huber=0.5))
