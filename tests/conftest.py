@@ -63,7 +63,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def uses(item: pytest.Item, fixture: str) -> bool:
-    """Whether a test uses a fixture."""
+    """Return True if a test uses a fixture."""
     return fixture in getattr(item, "fixturenames", ())
 
 

@@ -48,7 +48,7 @@ def process_tree(root: int) -> list[Process]:
 
 
 def is_running(pid: int) -> bool:
-    """Whether any thread of a process is running, even after its main thread has exited."""
+    """Return True if any thread of a process is running, even after its main thread has exited."""
     try:
         return len(list(Path(f"/proc/{pid}/task").iterdir())) > 1 or _stat(pid)[:1] not in ([], ["Z"], ["X"])
     except OSError:

@@ -35,7 +35,7 @@ class Result:
 
     @property
     def met(self) -> bool | None:
-        """Whether the goal is met, or None without a goal."""
+        """Return True if the goal is met, or None without a goal."""
         if not self.goal:
             return None
         sign, _, bound = self.goal.partition(" ")

@@ -34,7 +34,7 @@ const [form, text, count, targets, undo, problem, status, copy, link, results, a
 ].map(byId);
 
 let mask = "[MASK]";
-let models = [null]; // names in requests; null stands for the default model, whose name is not sent
+let models = [null]; // names in requests; null is the default model, whose name is not sent
 let info = {};
 let answeredText = null; // the sentence of the displayed candidates
 let undoStack = []; // the sentences before each filling

@@ -80,7 +80,7 @@ def numbers(trials: Path) -> set[int]:
 
 
 def has_started(trials: Path, number: int) -> bool:
-    """Whether all previous trials have finished and a trial has evaluations."""
+    """Return True if all previous trials have finished and a trial has evaluations."""
     folders = [str(path) for path in trials.glob("*/") if not (path / RECORD_FILE).exists()]
     return numbers(trials) == set(range(number)) and any(len(read_evaluations(folder)) > 1 for folder in folders)
 

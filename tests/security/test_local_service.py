@@ -140,7 +140,7 @@ def send_requests(url: str) -> dict[str, str]:
 
 
 def is_unpickled(listeners: list[Listener], token: str | None, canary: Path) -> bool:
-    """Whether any gRPC server unpickles a request."""
+    """Return True if any gRPC server unpickles a request."""
     request = ASGIRequest(pickled_request_metadata=pickle.dumps(Attack(canary))).SerializeToString()
     for listener in listeners:
         call(listener.address, "/ray.serve.ASGIService/HandleRequest", token, request)

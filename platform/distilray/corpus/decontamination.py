@@ -40,7 +40,7 @@ class EvaluationNgrams:
 
     Attributes:
         hashes: (n-grams,) sorted and unique.
-        sets: (n-grams,) bit masks of the sets that contain each n-gram; bit i stands for `names[i]`.
+        sets: (n-grams,) bit masks of the sets that contain each n-gram; bit i is the set `names[i]`.
         prefixes: (2**k,) whether any hash starts with these k bits; a cheap test that rules out most n-grams.
         names: names of the sets.
         ngram_words: words per n-gram.
