@@ -5,11 +5,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ray._private.node
+from ray._private.parameter import RayParams
 from ray.autoscaler._private.fake_multi_node.node_provider import FakeMultiNodeProvider
 from ray.autoscaler.node_launch_exception import NodeLaunchException
 from ray.autoscaler.tags import TAG_RAY_USER_NODE_TYPE
 
 OBJECT_STORE_BYTES = 80_000_000
+
+
+class Node(ray._private.node.Node):
+    """Node that unpacks uploads to its own folder, as on its own machine.
+
+    All nodes share one session folder. When a node first needs an upload, Ray deletes the unpacked one of another
+    node, from which workers may be importing.
+    """
+
+    def __init__(self, parameters: RayParams, **options: Any) -> None:
+        parameters.runtime_env_dir_name += f"-{parameters.env_vars['RAY_CLOUD_INSTANCE_ID']}"
+        super().__init__(parameters, **options)
+
+
+ray._private.node.Node = Node  # type: ignore[misc]
 
 
 class Cloud(FakeMultiNodeProvider):
