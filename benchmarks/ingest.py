@@ -25,7 +25,7 @@ from distilray.pretraining_data.sample_plan import SamplePlan, micro_batches
 from distilray.pretraining_data.shards import ShardSet
 from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
 from distilray.runtime.run_folder import RunFolder
-from tests.distilray.tiny_line import encode_config, encode_in_process
+from tests.tiny.shards import encode_config, encode_in_process
 
 ENCODER = "sample:encoder"
 MASKS = {"static": {}, "dynamic": {"dynamic": True, "rare_token_exponent": 0.7}}

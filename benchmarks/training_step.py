@@ -26,7 +26,7 @@ from distilray.models.precision import preferred_dtype
 from distilray.models.processor import configure_cpu
 from distilray.pretraining_data.batches import collate
 from distilray.pretraining_data.shards import ShardSet
-from tests.distilray.tiny_line import planned, step_counts
+from tests.tiny.shards import planned, step_counts
 
 EXAMPLES, REPEATS = 16, 7
 CPU = torch.device("cpu")

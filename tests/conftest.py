@@ -145,6 +145,57 @@ def checkout(project_files: list[Path], tmp_path: Path) -> Path:
     return copy
 
 
+# Small models and shards, each written once. They import torch when a test needs them.
+
+
+@pytest.fixture(scope="session")
+def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Tokenizer of the tiny models."""
+    from tests.tiny.models import write_tokenizer
+
+    return write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="session")
+def teacher_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer_dir: str) -> str:
+    """BERT with four layers and random weights."""
+    from tests.tiny.models import write_teacher
+
+    return write_teacher(tmp_path_factory.mktemp("teacher"), tokenizer_dir)
+
+
+@pytest.fixture(scope="session")
+def corpus_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Complete run of `build_corpus` with 40 documents."""
+    from tests.tiny.corpus import write_corpus
+
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="session")
+def shards_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer_dir: str) -> str:
+    """Complete run of `encode_corpus` with several shards of both splits."""
+    from tests.tiny.shards import write_shards
+
+    return write_shards(tmp_path_factory.mktemp("run") / "shards", tokenizer_dir)
+
+
+@pytest.fixture(scope="session")
+def bert_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """BERT with two layers that learns within seconds."""
+    from tests.tiny.models import write_trainable_model
+
+    return write_trainable_model(tmp_path_factory.mktemp("bert"), "bert")
+
+
+@pytest.fixture(scope="session")
+def distilbert_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """DistilBERT with two layers that learns within seconds."""
+    from tests.tiny.models import write_trainable_model
+
+    return write_trainable_model(tmp_path_factory.mktemp("distilbert"), "distilbert")
+
+
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Empty bucket on an S3 server for this test."""

@@ -27,11 +27,11 @@ from distilray.pretraining_data.batches import collate
 from serve.models import Models
 from serve.routes import TASK_ROUTES, create_api, routes_for_task
 from serve.service import ModelService
-from tests.distilray.corpus.small_corpus import LENIENT, documents
-from tests.distilray.inference.tiny_models import write_tiny_model
 from tests.distilray.models.test_architectures import SHAPE
-from tests.distilray.tiny_line import open_shards, planned, step_counts, write_shards, write_teacher, write_tokenizer
 from tests.serve.contract.clients import assert_error
+from tests.tiny.extraction import LENIENT, documents
+from tests.tiny.models import write_teacher, write_tiny_model, write_tokenizer
+from tests.tiny.shards import open_shards, planned, step_counts, write_shards
 
 TABLES = (LOSSES, SOURCE_KINDS, TASK_ROUTES, ARCHITECTURES)
 BLOCK = re.compile(r"^### ([^\n]+)\n(?:(?!^##).)*?^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -13,9 +13,10 @@ from distilray import data
 from distilray.errors import InputError
 from distilray.runtime.run_folder import read_manifest
 from distilray.schemas import DOCUMENTS, EXAMPLES
-from tests.distilray.corpus.small_corpus import LENIENT
-from tests.distilray.corpus.sources.small_dumps import dump, page, write
-from tests.distilray.tiny_line import write_corpus, write_shards
+from tests.tiny.corpus import write_corpus
+from tests.tiny.dumps import dump, page, write
+from tests.tiny.extraction import LENIENT
+from tests.tiny.shards import write_shards
 
 TEXT = "The town {0} has a market. People of {0} meet there every week."
 PAGES = [page(number, f"Town {number}", TEXT.format(f"N{number}")) for number in range(1, 40)]

@@ -24,11 +24,12 @@ from distilray.pretraining_data.tokenizer_training import train_tokenizer
 from distilray.runtime.job import Outcome
 from distilray.runtime.outputs import RunOutputs
 from distilray.runtime.run_folder import RunFolder
-from tests.distilray.corpus.small_corpus import LENIENT
-from tests.distilray.distillation.tiny_cache import cache_config
-from tests.distilray.evaluation.fill_mask.tiny_data import rows_of, score_in_process, write_rows
 from tests.distilray.interruptions import KilledError, killed_at_change, tasks_in_process
-from tests.distilray.tiny_line import encode_config, sentences_of, write_corpus
+from tests.tiny.corpus import sentences_of, write_corpus
+from tests.tiny.extraction import LENIENT
+from tests.tiny.fill_mask import rows_of, score_in_process, write_rows
+from tests.tiny.shards import encode_config
+from tests.tiny.teacher_cache import cache_config
 
 MEASURED = {"manifest.json", "corpus_report.json", "corpus_report.html"}  # also hold times
 WORK = ("pieces/", ".")  # of no interest to the next stage

@@ -16,8 +16,8 @@ from distilray.pretraining_data.batches import collate
 from distilray.report.model_card import model_card
 from distilray.report.page import report_page
 from distilray.report.runs import read_runs
-from tests.distilray.report.written_runs import distillation, metrics, write_run
-from tests.distilray.tiny_line import open_shards, planned, step_counts
+from tests.tiny.runs import distillation, metrics, write_run
+from tests.tiny.shards import open_shards, planned, step_counts
 
 LABEL = "absolute difference of the last hidden states"
 ROWS = np.arange(4)

@@ -20,8 +20,10 @@ from pyarrow import fs
 from distilray.pretraining_data import encoding
 from distilray.runtime.run_folder import RunFolder
 from jobs import encode_corpus
-from tests.distilray.tiny_line import encode_config, encode_in_process, write_corpus, write_tokenizer
 from tests.faults.processes import LIMIT_S, kill, kill_worker, start, wait_for
+from tests.tiny.corpus import write_corpus
+from tests.tiny.models import write_tokenizer
+from tests.tiny.shards import encode_config, encode_in_process
 
 pytestmark = pytest.mark.slow
 
@@ -161,7 +163,7 @@ import sys
 from pathlib import Path
 from distilray.pretraining_data import encoded_chunks, shard_writer
 from distilray.runtime.run_folder import RunFolder
-from tests.distilray.tiny_line import encode_config, encode_in_process
+from tests.tiny.shards import encode_config, encode_in_process
 
 encoded_chunks._BUCKET_BYTES, shard_writer._GROUP_ROWS = 1 << 20, 20_000
 

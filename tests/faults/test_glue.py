@@ -12,9 +12,9 @@ from distilray.finetuning.files import load_task
 from distilray.finetuning.fine_tune_run import FineTunePlan, FineTuneRun, execute_run
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from jobs import evaluate_glue
-from tests.distilray.finetuning.small_glue import OFFICIAL_ROWS, write_raw
-from tests.distilray.finetuning.tiny_tasks import write_trainable_model
 from tests.faults.processes import kill, start, wait_for
+from tests.tiny.glue import OFFICIAL_ROWS, write_raw
+from tests.tiny.models import write_trainable_model
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ import pytest
 from distilray.pretraining_data.shards import write_shard
 from distilray.runtime.run_folder import RunFolder
 from distilray.schemas import EXAMPLES
-from tests.distilray.tiny_line import encode_config
+from tests.tiny.shards import encode_config
 
 pytestmark = pytest.mark.slow
 

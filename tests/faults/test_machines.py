@@ -13,9 +13,11 @@ from ray.cluster_utils import Cluster
 
 from distilray.runtime.run_owner import RunOwner
 from distilray.runtime.session import DATA_LABELS, ENVIRONMENT, run_tasks
-from tests.distilray.tiny_line import write_recipe, write_shards, write_teacher, write_tokenizer
 from tests.faults.processes import report_node, wait_until
-from tests.faults.small_training import STEPS, RunResult, checkpoints, losses, train, values
+from tests.tiny.models import write_teacher, write_tokenizer
+from tests.tiny.recipes import write_recipe
+from tests.tiny.shards import write_shards
+from tests.tiny.training import STEPS, RunResult, checkpoints, losses, train, values
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ import yaml
 from distilray.finetuning.fine_tune_state import Evaluation
 from jobs import search_glue
 from tests.faults.processes import kill, kill_worker, start, wait_for, wait_until, workers
-from tests.tuning.tiny_search import values, write_model, write_next_sentence_task
+from tests.tiny.search import values, write_model, write_next_sentence_task
 from tuning.asha import STATE_FILE, ResumableASHA
 from tuning.records import EVALUATION, RECORD_FILE, TrialRecord, read_evaluations, read_record, read_records
 

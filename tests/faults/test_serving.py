@@ -20,10 +20,10 @@ from distilray.inference.model_folder import revision_hash
 from distilray.runtime.session import ray_session
 from serve.checks import available_port
 from serve.haproxy import find_orphans, haproxy_environment
-from tests.distilray.inference.tiny_models import MAX_LENGTH, VOCABULARY, write_tiny_model
 from tests.faults.processes import wait_for_value, wait_until
 from tests.serve.server_process import read_until, start_server
 from tests.serve.traffic import TEXT, post, steady_traffic, wait_for_answers
+from tests.tiny.models import MAX_LENGTH, VOCABULARY, write_tiny_model
 
 pytestmark = pytest.mark.slow
 CLIENT_TIMEOUT_S = 3

@@ -19,9 +19,11 @@ from jobs import (
     search_glue,
     train_teacher,
 )
-from tests.distilray.evaluation.fill_mask.tiny_data import rows_of, write_rows
-from tests.distilray.tiny_line import write_corpus, write_recipe, write_shards
-from tests.tuning import tiny_search
+from tests.tiny import search as tiny_search
+from tests.tiny.corpus import write_corpus
+from tests.tiny.fill_mask import rows_of, write_rows
+from tests.tiny.recipes import write_recipe
+from tests.tiny.shards import write_shards
 from tuning import search
 
 pytestmark = pytest.mark.slow

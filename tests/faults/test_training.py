@@ -22,9 +22,11 @@ from distilray.runtime.metrics import read_metrics
 from distilray.runtime.progress import read_notices
 from distilray.runtime.session import ENVIRONMENT
 from distilray.training.workers import START_TIMEOUT
-from tests.distilray.tiny_line import write_recipe, write_shards, write_teacher, write_tokenizer
 from tests.faults.processes import kill, start, train_workers, wait_for, wait_for_value, wait_until
-from tests.faults.small_training import RunResult, checkpoints, content_hash, losses, train, values, weights
+from tests.tiny.models import write_teacher, write_tokenizer
+from tests.tiny.recipes import write_recipe
+from tests.tiny.shards import write_shards
+from tests.tiny.training import RunResult, checkpoints, content_hash, losses, train, values, weights
 
 pytestmark = pytest.mark.slow
 

@@ -7,10 +7,10 @@ from distilray.inference.tasks.fill_mask import FillMask
 from jobs import write_report
 from serve.models import Models
 from serve.routes import create_api
-from tests.distilray.inference.tiny_models import write_tiny_model
-from tests.distilray.report.written_runs import write_line
-from tests.distilray.tiny_line import write_recipe
 from tests.serve.contract.clients import service_of
+from tests.tiny.models import write_tiny_model
+from tests.tiny.recipes import write_recipe
+from tests.tiny.runs import write_line
 
 # Folders of `write_line`; the report is about the first student.
 _RUNS = ("corpus", "shards", "teacher", "student", "fill_mask", "glue", "search", "bias", "export", "efficiency")

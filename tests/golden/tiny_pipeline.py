@@ -18,10 +18,11 @@ from distilray.config.sample import resolve_sample
 from distilray.models.masked_lm import save_model
 from distilray.models.processor import cpu_features, cpu_name
 from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
-from tests.distilray.tiny_line import sentences_of, write_recipe
 from tests.golden.ray_in_process import ray_in_process
 from tests.golden.record import run_hashes
-from tests.tuning.tiny_search import write_next_sentence_task
+from tests.tiny.corpus import sentences_of
+from tests.tiny.recipes import write_recipe
+from tests.tiny.search import write_next_sentence_task
 
 _PAGES, _MAX_CHARS = 100, 60_000  # the first 100 pages of the sample that are not longer
 _SHARDS = {

@@ -14,13 +14,15 @@ from distilray.config.glue import GLUE_TASKS
 from distilray.export.variants import write_bf16_folder
 from distilray.models.masked_lm import save_model
 from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
-from tests.distilray.corpus.sources.small_dumps import page, write_multistream
-from tests.distilray.evaluation.fill_mask.tiny_data import rows_of
-from tests.distilray.finetuning.small_glue import write_glue
-from tests.distilray.models.small_onnx import write_small_onnx
-from tests.distilray.report.written_runs import TEACHER_WEIGHTS, glue, write_line, write_run
-from tests.distilray.tiny_line import sentences_of, write_corpus, write_shards, write_tokenizer
-from tests.tuning.tiny_search import write_next_sentence_task
+from tests.tiny.corpus import sentences_of, write_corpus
+from tests.tiny.dumps import page, write_multistream
+from tests.tiny.fill_mask import rows_of
+from tests.tiny.glue import write_glue
+from tests.tiny.models import write_tokenizer
+from tests.tiny.onnx import write_small_onnx
+from tests.tiny.runs import TEACHER_WEIGHTS, glue, write_line, write_run
+from tests.tiny.search import write_next_sentence_task
+from tests.tiny.shards import write_shards
 
 # What recipes begin their places with, the longest first; what follows is the name in the folder of `write_inputs`.
 ROOTS = (

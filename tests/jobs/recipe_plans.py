@@ -17,8 +17,8 @@ from distilray.config.glue import GLUE_TASKS
 from distilray.config.recipe import read_yaml
 from distilray.finetuning.tasks import TASKS
 from distilray.runtime.file_search import find_files
-from tests.distilray.finetuning.small_glue import small_rows
 from tests.jobs.recipe_inputs import CHECKOUT, REPORT_RUNS, job_of, stand_in
+from tests.tiny.glue import small_rows
 
 RECIPES = sorted((CHECKOUT / "jobs" / "recipes").glob("*/*.yaml"))
 

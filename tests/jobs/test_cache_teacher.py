@@ -12,8 +12,10 @@ from distilray.runtime.metrics import read_metrics
 from distilray.runtime.run_folder import RunFolder
 from distilray.stages import STAGES
 from jobs import cache_teacher, distill
-from tests.distilray.distillation.tiny_cache import cache_config, cache_in_process, write_cache
-from tests.distilray.tiny_line import write_recipe, write_shards, write_teacher, write_tokenizer
+from tests.tiny.models import write_teacher, write_tokenizer
+from tests.tiny.recipes import write_recipe
+from tests.tiny.shards import write_shards
+from tests.tiny.teacher_cache import cache_config, cache_in_process, write_cache
 
 
 @pytest.fixture(scope="module")

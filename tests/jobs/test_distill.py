@@ -10,7 +10,9 @@ from transformers import AutoModelForMaskedLM, DistilBertForMaskedLM
 from distilray.runtime.metrics import read_metrics
 from distilray.runtime.progress import read_notices
 from jobs import distill
-from tests.distilray.tiny_line import write_recipe, write_shards, write_teacher, write_tokenizer
+from tests.tiny.models import write_teacher, write_tokenizer
+from tests.tiny.recipes import write_recipe
+from tests.tiny.shards import write_shards
 
 STEPS = 12
 

@@ -12,7 +12,9 @@ import pytest
 from distilray.operations.doctor import check_table, command
 from distilray.operations.doctor.check import fail
 from jobs import doctor
-from tests.distilray.tiny_line import write_recipe, write_shards, write_teacher, write_tokenizer
+from tests.tiny.models import write_teacher, write_tokenizer
+from tests.tiny.recipes import write_recipe
+from tests.tiny.shards import write_shards
 
 TOKEN = "d0c702" * 10
 

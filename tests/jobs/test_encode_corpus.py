@@ -3,7 +3,9 @@ import json
 import pytest
 
 from jobs import encode_corpus
-from tests.distilray.tiny_line import write_corpus, write_recipe, write_tokenizer
+from tests.tiny.corpus import write_corpus
+from tests.tiny.models import write_tokenizer
+from tests.tiny.recipes import write_recipe
 
 
 @pytest.fixture

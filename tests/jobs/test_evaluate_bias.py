@@ -15,7 +15,7 @@ from distilray.export.variants import write_onnx_folder
 from distilray.models.masked_lm import load_masked_lm
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from jobs import evaluate_bias
-from tests.distilray.inference.tiny_models import MAX_LENGTH, write_tiny_model
+from tests.tiny.models import MAX_LENGTH, write_tiny_model
 
 HEADER = ",sent_more,sent_less,stereo_antistereo,bias_type\n"
 SENTENCES = [

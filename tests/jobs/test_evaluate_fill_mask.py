@@ -11,7 +11,9 @@ from distilray.models.masked_lm import load_masked_lm, save_model
 from distilray.models.student import create_student
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from jobs import evaluate_fill_mask
-from tests.distilray.tiny_line import open_shards, write_recipe, write_shards, write_teacher, write_tokenizer
+from tests.tiny.models import write_teacher, write_tokenizer
+from tests.tiny.recipes import write_recipe
+from tests.tiny.shards import open_shards, write_shards
 
 MASK, EXAMPLES = 4, 20
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from jobs import evaluate_fill_mask
-from tests.distilray.evaluation.fill_mask.tiny_data import rows_of, score_in_process, write_rows, write_tiny_gpt2
-from tests.distilray.inference.tiny_models import write_tiny_model
-from tests.distilray.tiny_line import write_recipe
+from tests.tiny.fill_mask import rows_of, score_in_process, write_rows, write_tiny_gpt2
+from tests.tiny.models import write_tiny_model
+from tests.tiny.recipes import write_recipe
 
 
 @pytest.fixture(autouse=True)

@@ -25,8 +25,8 @@ from distilray.runtime import resources
 from distilray.runtime.resources import Node
 from distilray.stages import STAGES
 from jobs import evaluate_glue
-from tests.distilray.finetuning.small_glue import OFFICIAL_ROWS, write_raw
-from tests.distilray.finetuning.tiny_tasks import write_trainable_model
+from tests.tiny.glue import OFFICIAL_ROWS, write_raw
+from tests.tiny.models import write_trainable_model
 
 CHANGES = [
     "precision=fp32",

@@ -12,9 +12,10 @@ from distilray.inference.onnx_model import OnnxMaskedLM
 from distilray.models import hub
 from distilray.stages import STAGES
 from jobs import export_model
-from tests.distilray.inference.tiny_models import write_tiny_model
-from tests.distilray.models.small_onnx import small_graph
-from tests.distilray.tiny_line import WORDS, write_recipe
+from tests.tiny.models import write_tiny_model
+from tests.tiny.onnx import small_graph
+from tests.tiny.recipes import write_recipe
+from tests.tiny.words import WORDS
 
 FILES = {"config.json", "tokenizer.json", "tokenizer_config.json"}
 

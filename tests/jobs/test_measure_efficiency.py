@@ -8,10 +8,10 @@ from distilray.export.variants import write_bf16_folder
 from distilray.models.masked_lm import load_masked_lm
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from jobs import measure_efficiency
-from tests.distilray.finetuning.small_glue import write_glue
-from tests.distilray.inference.tiny_models import write_tiny_model
-from tests.distilray.models.small_onnx import write_small_onnx
-from tests.distilray.tiny_line import write_recipe
+from tests.tiny.glue import write_glue
+from tests.tiny.models import write_tiny_model
+from tests.tiny.onnx import write_small_onnx
+from tests.tiny.recipes import write_recipe
 
 TEXT = ["paris is the capital of france.", "a cat", "the old city", "rome and berlin", "one dog"]
 

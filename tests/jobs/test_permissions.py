@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.distilray.permissions import forbidden
-from tests.distilray.tiny_line import write_corpus, write_shards, write_teacher, write_tokenizer
+from tests.tiny.corpus import write_corpus
+from tests.tiny.models import write_teacher, write_tokenizer
+from tests.tiny.shards import write_shards
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import pytest
 import yaml
 
 from jobs import plan
-from tests.distilray.operations.plan.small_plan import write_recipes
-from tests.distilray.tiny_line import write_recipe
+from tests.tiny.plan import write_recipes
+from tests.tiny.recipes import write_recipe
 
 RECIPES = sorted(Path("jobs/recipes/plan").glob("*.yaml"))
 

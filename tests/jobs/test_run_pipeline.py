@@ -14,8 +14,9 @@ from distilray.finetuning.tasks import TASKS
 from distilray.report.sections.variants import PAPER
 from distilray.stages import STAGES
 from jobs import run_pipeline
-from tests.distilray.finetuning.small_glue import small_rows, write_glue, write_lines
-from tests.distilray.tiny_line import write_shards, write_teacher, write_tokenizer
+from tests.tiny.glue import small_rows, write_glue, write_lines
+from tests.tiny.models import write_teacher, write_tokenizer
+from tests.tiny.shards import write_shards
 
 FOLDER = Path(__file__).parents[2] / "jobs" / "pipelines"
 PIPELINES = sorted(FOLDER.glob("*.yaml"))

@@ -8,8 +8,8 @@ from distilray.config.glue import EvaluateGlueConfig
 from distilray.config.recipe import load_recipe
 from distilray.runtime import storage
 from jobs import evaluate_glue, search_glue
-from tests.distilray.tiny_line import write_recipe
-from tests.tuning.tiny_search import values, write_model, write_next_sentence_task, write_wnli
+from tests.tiny.recipes import write_recipe
+from tests.tiny.search import values, write_model, write_next_sentence_task, write_wnli
 from tuning.records import read_records
 
 RECIPES = sorted(Path("jobs/recipes/search_glue").glob("*.yaml"))

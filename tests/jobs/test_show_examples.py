@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from jobs import show_examples
-from tests.distilray.tiny_line import write_shards, write_tokenizer
+from tests.tiny.models import write_tokenizer
+from tests.tiny.shards import write_shards
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,9 @@ from transformers import AutoModelForMaskedLM
 from distilray.models.masked_lm import load_masked_lm
 from distilray.runtime.metrics import read_metrics
 from jobs import train_teacher
-from tests.distilray.tiny_line import write_recipe, write_shards, write_teacher, write_tokenizer
+from tests.tiny.models import write_teacher, write_tokenizer
+from tests.tiny.recipes import write_recipe
+from tests.tiny.shards import write_shards
 
 STEPS = 24
 

@@ -4,7 +4,9 @@ import pytest
 from transformers import AutoTokenizer
 
 from jobs import train_tokenizer
-from tests.distilray.tiny_line import write_corpus, write_recipe, write_tokenizer
+from tests.tiny.corpus import write_corpus
+from tests.tiny.models import write_tokenizer
+from tests.tiny.recipes import write_recipe
 
 
 @pytest.fixture

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from jobs import cache_teacher, distill, evaluate_fill_mask, evaluate_glue, export_model, train_teacher
-from tests.distilray.tiny_line import write_recipe, write_shards, write_teacher, write_tokenizer
-from tests.tuning.tiny_search import write_next_sentence_task
+from tests.tiny.models import write_teacher, write_tokenizer
+from tests.tiny.recipes import write_recipe
+from tests.tiny.search import write_next_sentence_task
+from tests.tiny.shards import write_shards
 
 JOBS: list[tuple[ModuleType, dict[str, Any]]] = [
     (train_teacher, {"encoder_dir": "model"}),

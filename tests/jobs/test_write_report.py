@@ -7,8 +7,8 @@ import pytest
 from distilray.config.recipe import load_recipe
 from distilray.stages import STAGES
 from jobs import write_report
-from tests.distilray.report.written_runs import write_line, write_run
-from tests.distilray.tiny_line import write_recipe
+from tests.tiny.recipes import write_recipe
+from tests.tiny.runs import write_line, write_run
 
 RECIPES = sorted(Path("jobs/recipes/write_report").glob("*.yaml"))
 

@@ -13,7 +13,7 @@ from distilray.report.model_card import SAMPLE
 from serve.models import Models
 from serve.routes import create_api
 from serve.service import ModelService
-from tests.distilray.inference.tiny_models import write_tiny_model
+from tests.tiny.models import write_tiny_model
 
 NOTEBOOK = Path("docs/notebooks/fill_mask.ipynb")
 

@@ -6,7 +6,8 @@ import pytest
 
 import distilray as dr
 from distilray.runtime.run_folder import read_manifest
-from tests.distilray.tiny_line import sentences_of, write_teacher, write_tokenizer
+from tests.tiny.corpus import sentences_of
+from tests.tiny.models import write_teacher, write_tokenizer
 
 pytestmark = pytest.mark.slow
 

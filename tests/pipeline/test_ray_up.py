@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.distilray.tiny_line import write_shards, write_teacher, write_tokenizer
 from tests.pipeline.loopback_ssh import HEAD, RAY, WORKER, Machines, loopback_machines, missing, write_cluster
+from tests.tiny.models import write_teacher, write_tokenizer
+from tests.tiny.shards import write_shards
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=str(missing()))]
 

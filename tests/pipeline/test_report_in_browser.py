@@ -10,7 +10,7 @@ import pytest
 
 from distilray.report.page import report_page
 from distilray.report.runs import read_runs
-from tests.distilray.report.written_runs import write_line
+from tests.tiny.runs import write_line
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WIDTHS = (360, 1200)

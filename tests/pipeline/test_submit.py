@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.distilray.tiny_line import write_shards, write_teacher, write_tokenizer
 from tests.pipeline.flaky_proxy import flaky_proxy
 from tests.pipeline.ray_head import JOB_S, RECIPE, Head, running_head
+from tests.tiny.models import write_teacher, write_tokenizer
+from tests.tiny.shards import write_shards
 
 pytestmark = pytest.mark.slow
 

@@ -19,7 +19,7 @@ from ray.job_submission import JobStatus
 
 from distilray.runtime.session import DATA_LABELS
 from tests.rehearsal.growing_cluster import PRIVATE_ADDRESS, GrowingCluster, growing_cluster, wait_until
-from tests.rehearsal.recipes import ON_CPUS, ON_GPUS, write_inputs, write_recipes
+from tests.tiny.recipes import ON_CPUS, ON_GPUS, write_inputs, write_recipes
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from tests.distilray.corpus.sources.small_dumps import dump, page
+from tests.tiny.dumps import dump, page
 
 pytestmark = pytest.mark.slow
 

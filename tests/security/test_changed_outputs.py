@@ -20,10 +20,10 @@ from distilray.pretraining_data.corpus_reader import read_sentences
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime import storage
 from distilray.runtime.run_folder import RunFolder
-from tests.distilray.evaluation.fill_mask.tiny_data import rows_of, write_rows
-from tests.distilray.inference.tiny_models import write_tiny_model
-from tests.distilray.tiny_line import write_corpus
-from tests.tuning.tiny_search import write_next_sentence_task
+from tests.tiny.corpus import write_corpus
+from tests.tiny.fill_mask import rows_of, write_rows
+from tests.tiny.models import write_tiny_model
+from tests.tiny.search import write_next_sentence_task
 
 DOCUMENTS = "documents/documents-00000.parquet"
 

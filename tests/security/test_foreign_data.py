@@ -27,7 +27,7 @@ from distilray.models.masked_lm import load_masked_lm
 from distilray.pretraining_data.corpus_reader import read_sentences
 from distilray.pretraining_data.shards import Shard
 from distilray.training.checkpoint import CheckpointStore
-from tests.distilray.inference.tiny_models import write_tiny_model
+from tests.tiny.models import write_tiny_model
 
 assert ray.data  # imported for what the import does
 

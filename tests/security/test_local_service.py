@@ -18,11 +18,11 @@ import grpc
 import pytest
 from ray.serve.generated.serve_pb2 import ASGIRequest
 
-from tests.distilray.inference.tiny_models import write_tiny_model
 from tests.faults.processes import processes_below
 from tests.security.listeners import Listener, command, listeners_below
 from tests.serve.server_process import STOP_S, start_server
 from tests.serve.traffic import post
+from tests.tiny.models import write_tiny_model
 
 pytestmark = pytest.mark.slow
 

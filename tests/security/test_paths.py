@@ -18,7 +18,7 @@ from distilray.training.checkpoint import CheckpointStore
 from serve.models import Models
 from serve.routes import create_api
 from serve.service import ModelService
-from tests.distilray.inference.tiny_models import write_tiny_model
+from tests.tiny.models import write_tiny_model
 
 OUTSIDE = ["../x", "a/../../x", "/etc/passwd", "a//x", "./x", ".."]
 CODE = ("platform", "jobs", "serve", "tuning")

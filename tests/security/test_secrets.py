@@ -11,7 +11,7 @@ from distilray.errors import InputError
 from distilray.runtime import storage
 from distilray.runtime.file_search import find_files
 from jobs import build_corpus, write_report
-from tests.distilray.corpus.small_corpus import LENIENT
+from tests.tiny.extraction import LENIENT
 
 PLANTED = {
     name: f"planted-{secrets.token_hex(8)}"

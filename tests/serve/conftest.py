@@ -1,8 +1,8 @@
 import pytest
 
 from distilray.inference.tasks.fill_mask import FillMask
-from tests.distilray.inference.tiny_models import write_tiny_model
 from tests.serve.server_process import running_server
+from tests.tiny.models import write_tiny_model
 
 
 @pytest.fixture(scope="session")

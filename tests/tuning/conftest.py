@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tuning.tiny_search import write_model, write_next_sentence_task
+from tests.tiny.search import write_model, write_next_sentence_task
 
 
 @pytest.fixture(scope="module")

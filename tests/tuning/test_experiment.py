@@ -9,7 +9,7 @@ import pytest
 from distilray.runtime import resources
 from distilray.runtime.resources import Node
 from distilray.runtime.run_folder import RunFolder
-from tests.tuning.tiny_search import config
+from tests.tiny.search import config
 from tuning import experiment as module
 from tuning import search
 from tuning import trial as trial_module

@@ -14,7 +14,7 @@ from distilray.finetuning import fine_tune
 from distilray.runtime.resources import Node
 from distilray.runtime.run_folder import RunFolder
 from tests.distilray.interruptions import KilledError, at_each_folder, killed_at_change
-from tests.tuning.tiny_search import config
+from tests.tiny.search import config
 from tuning import experiment, search, trial
 from tuning.records import EVALUATION, TrialPoint, read_record, read_records
 

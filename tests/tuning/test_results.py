@@ -9,7 +9,7 @@ from rich.console import Console
 from distilray.config.glue import EvaluateGlueConfig, TaskConfig
 from distilray.errors import InputError
 from distilray.finetuning.fine_tune_state import Evaluation
-from tests.tuning.tiny_search import config
+from tests.tiny.search import config
 from tuning.records import TrialRecord
 from tuning.results import TaskSearch, best_recipe, search_plot, search_summary, trials_csv, trials_table
 

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 
 from distilray.errors import InputError
-from tests.tuning.tiny_search import config
+from tests.tiny.search import config
 from tuning import experiment
 from tuning.search import concurrent_trials
 

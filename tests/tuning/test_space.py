@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from distilray.errors import InputError
-from tests.tuning.tiny_search import config
+from tests.tiny.search import config
 from tuning.experiment import _search_space_and_searcher
 from tuning.space import evaluation_range, first_point, max_lengths, points, value_range
 

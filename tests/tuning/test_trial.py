@@ -12,7 +12,7 @@ from distilray.errors import InputError
 from distilray.finetuning.features import encode_task
 from distilray.finetuning.files import load_task
 from distilray.pretraining_data.tokenizer import read_tokenizer
-from tests.tuning.tiny_search import config
+from tests.tiny.search import config
 from tuning import trial as module
 from tuning.experiment import run_trial
 from tuning.records import (

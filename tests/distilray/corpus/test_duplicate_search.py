@@ -2,7 +2,7 @@ from pathlib import Path
 
 from distilray.corpus import duplicate_search
 from distilray.corpus.duplicate_search import dropped_rows, plan_searches, run_search
-from tests.distilray.corpus.small_corpus import extract
+from tests.tiny.extraction import extract
 
 WORDS = [f"word{number}" for number in range(400)]
 LONG = ". ".join(f"The {' '.join(WORDS[at : at + 8])}" for at in range(0, 400, 8)) + "."

@@ -6,8 +6,8 @@ from tokenizers import Tokenizer
 
 from distilray.corpus.decontamination import read_evaluation_ngrams
 from distilray.corpus.extraction import ScreeningData, chunk_file, chunk_schema, quarantine_file
-from tests.distilray.corpus.small_corpus import documents, extract
-from tests.distilray.corpus.sources.small_dumps import dump, page
+from tests.tiny.dumps import dump, page
+from tests.tiny.extraction import documents, extract
 
 DOGS = "The dog barks at the gate. It sleeps in the shade of the old tree by the river when it rains."
 SHIPS = "A ship came in. Nobody was at the helm of it."

@@ -17,8 +17,8 @@ from distilray.corpus.chunks import check_inputs, plan_chunks, source_files
 from distilray.corpus.extraction import ChunkCounts, ScreeningData, extract_chunk
 from distilray.corpus.pipeline import plan_corpus
 from distilray.errors import InputError
-from tests.distilray.corpus.small_corpus import LENIENT
 from tests.distilray.permissions import forbidden
+from tests.tiny.extraction import LENIENT
 
 TEXT = "The harbour is old. Its walls are of stone."
 

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 from distilray.corpus.duplicate_search import plan_searches, run_search
 from distilray.corpus.publication import ChunkGroup, plan_groups, publish_group
 from distilray.schemas import DOCUMENTS, check_schema
-from tests.distilray.corpus.small_corpus import extract
+from tests.tiny.extraction import extract
 
 TEXTS = [f"The dog number {number} barks. It is {'very ' * number}old." for number in range(6)]
 

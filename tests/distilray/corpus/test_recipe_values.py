@@ -12,10 +12,10 @@ import pytest
 from distilray.config.corpus import BuildCorpusConfig
 from distilray.corpus import pipeline
 from distilray.runtime.run_folder import RunFolder
-from tests.distilray.corpus.small_corpus import LENIENT
-from tests.distilray.corpus.sources.small_dumps import dump, page
 from tests.distilray.interruptions import tasks_in_process
-from tests.distilray.tiny_line import sentences_of
+from tests.tiny.corpus import sentences_of
+from tests.tiny.dumps import dump, page
+from tests.tiny.extraction import LENIENT
 
 WRAPPED = "The ship came in. Nobody was\nat the helm of it."
 

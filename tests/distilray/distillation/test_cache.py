@@ -17,8 +17,9 @@ from distilray.errors import InputError
 from distilray.models.masked_lm import load_masked_lm
 from distilray.pretraining_data.batches import collate
 from distilray.schemas import TEACHER_TARGETS
-from tests.distilray.distillation.tiny_cache import write_cache
-from tests.distilray.tiny_line import distant_student, open_shards, planned, step_counts, write_teacher
+from tests.tiny.models import distant_student, write_teacher
+from tests.tiny.shards import open_shards, planned, step_counts
+from tests.tiny.teacher_cache import write_cache
 
 # Losses with a KL at every token, at the masked tokens, at another temperature, and without KL.
 LOSSES = [

@@ -3,7 +3,7 @@ import pytest
 
 from distilray.distillation.feed import Feed, loss_divisors
 from distilray.pretraining_data.sample_plan import SamplePlan
-from tests.distilray.tiny_line import open_shards, step_counts
+from tests.tiny.shards import open_shards, step_counts
 
 BATCH_SIZE, STEPS = 23, 3
 SHAPES = [(1, 32), (1, 5), (2, 6), (3, 4), (4, 2)]  # workers and their micro_batch_size

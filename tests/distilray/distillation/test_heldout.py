@@ -8,7 +8,8 @@ from distilray.distillation.heldout import HeldoutScorer
 from distilray.distillation.objective import MASKED_LM_ONLY, DistillationLoss
 from distilray.models.masked_lm import load_masked_lm
 from distilray.pretraining_data.batches import collate
-from tests.distilray.tiny_line import distant_student, open_shards, planned
+from tests.tiny.models import distant_student
+from tests.tiny.shards import open_shards, planned
 
 LOSSES = LossConfig(alpha_ce=3.0, alpha_mlm=2.0, alpha_cos=0.5, temperature=2.0)
 

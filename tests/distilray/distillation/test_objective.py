@@ -12,7 +12,8 @@ from distilray.distillation import vocabulary_loss as vocabulary
 from distilray.distillation.objective import MASKED_LM_ONLY, DistillationLoss, LossDivisors, TensorBatch
 from distilray.models.masked_lm import load_masked_lm
 from distilray.pretraining_data.batches import collate
-from tests.distilray.tiny_line import distant_student, open_shards, planned, step_counts
+from tests.tiny.models import distant_student
+from tests.tiny.shards import open_shards, planned, step_counts
 
 HEADS = 2
 CONFIGS = [

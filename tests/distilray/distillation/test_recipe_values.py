@@ -21,7 +21,7 @@ from distilray.runtime.run_folder import RunFolder
 from tests.distilray.distillation.test_heldout import plain_scores
 from tests.distilray.distillation.test_setup import fit
 from tests.distilray.interruptions import tasks_in_process
-from tests.distilray.tiny_line import open_shards
+from tests.tiny.shards import open_shards
 
 
 class ReachedError(Exception):

@@ -8,7 +8,7 @@ from distilray.distillation.setup import train_loop
 from distilray.models.masked_lm import load_masked_lm
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime.metrics import read_metrics
-from tests.distilray.distillation.tiny_cache import write_cache
+from tests.tiny.teacher_cache import write_cache
 
 STEPS = 6
 VALUES = {

@@ -21,7 +21,7 @@ from distilray.distillation.setup import train_loop
 from distilray.finetuning.classifier_training import ClassifierTraining, fine_tune
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.training.process_group import Workers
-from tests.distilray.finetuning.tiny_tasks import classifier, features, settings
+from tests.tiny.tasks import classifier, features, settings
 
 STEPS = 2
 VALUES = {

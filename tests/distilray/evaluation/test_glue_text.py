@@ -10,7 +10,7 @@ from distilray.evaluation.glue_text import drop_contained_texts, plan_glue_text,
 from distilray.finetuning.tasks import TASKS
 from distilray.runtime.run_folder import RunFolder
 from distilray.stages import STAGES
-from tests.distilray.finetuning.small_glue import small_rows, write_glue, write_lines
+from tests.tiny.glue import small_rows, write_glue, write_lines
 
 PHRASES = [
     "a film of",

@@ -9,7 +9,8 @@ from distilray.evaluation.next_sentence_task import write_next_sentence_task
 from distilray.finetuning.files import load_task
 from distilray.runtime.run_folder import read_manifest
 from jobs import build_next_sentence_task
-from tests.distilray.tiny_line import write_corpus, write_recipe
+from tests.tiny.corpus import write_corpus
+from tests.tiny.recipes import write_recipe
 
 SIZES = {"train": 60, "dev": 21, "test": 20}
 DOCUMENTS, SENTENCES = 60, 9

@@ -23,9 +23,9 @@ from distilray.export import table, variants
 from distilray.report.model_card import model_card
 from distilray.report.runs import read_runs
 from distilray.runtime.run_folder import RunFolder
-from tests.distilray.evaluation.fill_mask.tiny_data import rows_of, score_in_process, write_rows, write_tiny_gpt2
-from tests.distilray.inference.tiny_models import write_tiny_model
-from tests.distilray.report.written_runs import write_line
+from tests.tiny.fill_mask import rows_of, score_in_process, write_rows, write_tiny_gpt2
+from tests.tiny.models import write_tiny_model
+from tests.tiny.runs import write_line
 
 
 class ReachedError(Exception):

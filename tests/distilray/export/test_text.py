@@ -8,7 +8,7 @@ from distilray.errors import InputError
 from distilray.export.text import mask_lines, masked_text
 from distilray.formats.lines import first_lines
 from distilray.pretraining_data.tokenizer import build_tokenizer, read_tokenizer, vocabulary_of
-from tests.distilray.tiny_line import open_shards
+from tests.tiny.shards import open_shards
 
 LINES = ["paris is the capital of france.", "a cat", "the old city and the new river in rome is good and bad", "?"]
 

@@ -8,7 +8,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from distilray.export.variants import write_bf16_folder, write_onnx_folder
 from distilray.models.masked_lm import load_masked_lm
 from distilray.pretraining_data.tokenizer import read_tokenizer
-from tests.distilray.inference.tiny_models import write_tiny_model
+from tests.tiny.models import write_tiny_model
 
 
 @pytest.fixture(params=["bert", "distilbert"])

@@ -11,7 +11,7 @@ from distilray.finetuning.classifier import load_classifier, load_fine_tuned, sa
 from distilray.finetuning.tasks import TASKS
 from distilray.models.masked_lm import load_masked_lm
 from distilray.pretraining_data.tokenizer import read_tokenizer
-from tests.distilray.finetuning.tiny_tasks import DEVIATION
+from tests.tiny.models import DEVIATION
 
 HEADS = ("classifier.", "pre_classifier.", "bert.pooler.")
 

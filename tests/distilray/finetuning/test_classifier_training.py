@@ -18,8 +18,8 @@ from distilray.finetuning.metrics import majority_scores
 from distilray.finetuning.objective import predict
 from distilray.finetuning.tasks import TASKS
 from distilray.training.checkpoint import BrokenCheckpointError
-from tests.distilray.finetuning.tiny_tasks import classifier, features, settings
 from tests.distilray.training.threaded_workers import run_together
+from tests.tiny.tasks import classifier, features, settings
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 FOUR = settings(epochs=2, evaluations_per_epoch=2, batch_size=8)  # 15 rows: 4 steps, each evaluated

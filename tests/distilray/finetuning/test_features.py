@@ -11,7 +11,7 @@ from distilray.finetuning.features import Features, collate, encode_task, epoch_
 from distilray.finetuning.files import TaskData
 from distilray.finetuning.tasks import TASKS
 from distilray.pretraining_data.tokenizer import canonical_json, read_tokenizer
-from tests.distilray.finetuning.tiny_tasks import data, features, settings, texts_of_lengths
+from tests.tiny.tasks import data, features, settings, texts_of_lengths
 
 
 def encoded(model_dir, first, second=None, *, max_length=32):

@@ -9,16 +9,7 @@ from distilray.errors import InputError
 from distilray.finetuning.files import find_tasks, input_files, load_task
 from distilray.finetuning.tasks import TASKS
 from distilray.runtime.run_folder import describe_input
-from tests.distilray.finetuning.small_glue import (
-    FOLDERS,
-    OFFICIAL_ROWS,
-    raw_lines,
-    small_rows,
-    write_glue,
-    write_hub,
-    write_lines,
-    write_raw,
-)
+from tests.tiny.glue import FOLDERS, OFFICIAL_ROWS, raw_lines, small_rows, write_glue, write_hub, write_lines, write_raw
 
 LAYOUTS = ["raw", "hub"]
 AX_PLACES = [

@@ -13,14 +13,7 @@ from distilray.errors import InputError
 from distilray.finetuning.hub_files import read_hub_split
 from distilray.finetuning.tasks import TASKS
 from distilray.finetuning.tsv_files import read_tsv_split
-from tests.distilray.finetuning.small_glue import (
-    FOLDERS,
-    OFFICIAL_ROWS,
-    hub_table,
-    small_rows,
-    write_hub,
-    write_raw,
-)
+from tests.tiny.glue import FOLDERS, OFFICIAL_ROWS, hub_table, small_rows, write_hub, write_raw
 
 ANY = {name: replace(task, row_counts={}) for name, task in TASKS.items()}
 

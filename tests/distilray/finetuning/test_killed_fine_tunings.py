@@ -9,8 +9,8 @@ from distilray.config.glue import FineTuneScaling, TaskDistillationConfig
 from distilray.errors import InputError
 from distilray.finetuning import fine_tune as module
 from distilray.finetuning.fine_tune_run import FineTunePlan, FineTuneRun, is_done, read_predictions, read_result
-from tests.distilray.finetuning.tiny_tasks import features, settings
 from tests.distilray.interruptions import KilledError, at_each_folder, killed_at_change
+from tests.tiny.tasks import features, settings
 
 SCALING = FineTuneScaling(num_workers=1, use_gpu=False, cpus_per_worker=1)
 SETTINGS = settings(epochs=2, batch_size=4)

@@ -18,8 +18,8 @@ from distilray.finetuning.objective import (
 )
 from distilray.finetuning.tasks import TASKS
 from distilray.training.process_group import Workers
-from tests.distilray.finetuning.tiny_tasks import classifier, features, settings
 from tests.distilray.training.threaded_workers import run_together
+from tests.tiny.tasks import classifier, features, settings
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 

@@ -14,8 +14,8 @@ from distilray.finetuning.files import find_tasks, load_task
 from distilray.finetuning.metrics import majority_scores, task_scores
 from distilray.finetuning.tasks import TASKS, FineTuneTask
 from distilray.pretraining_data.tokenizer import read_tokenizer
-from tests.distilray.finetuning.small_glue import FOLDERS, OFFICIAL_ROWS, labels_of, write_lines
-from tests.distilray.finetuning.tiny_tasks import settings
+from tests.tiny.glue import FOLDERS, OFFICIAL_ROWS, labels_of, write_lines
+from tests.tiny.tasks import settings
 
 
 def test_every_task_of_the_recipes_is_in_the_table() -> None:

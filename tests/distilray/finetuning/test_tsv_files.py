@@ -10,16 +10,7 @@ from distilray.config.glue import GLUE_TASKS, TaskName
 from distilray.errors import InputError
 from distilray.finetuning.tasks import TASKS
 from distilray.finetuning.tsv_files import is_spreadsheet, is_tsv_file, read_tsv_ax, read_tsv_split
-from tests.distilray.finetuning.small_glue import (
-    FOLDERS,
-    OFFICIAL_ROWS,
-    labels_of,
-    raw_lines,
-    small_rows,
-    write_lines,
-    write_msr,
-    write_raw,
-)
+from tests.tiny.glue import FOLDERS, OFFICIAL_ROWS, labels_of, raw_lines, small_rows, write_lines, write_msr, write_raw
 
 # Most tests here accept any number of rows.
 ANY = {name: replace(task, row_counts={}) for name, task in TASKS.items()}

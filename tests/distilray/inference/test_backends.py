@@ -7,7 +7,7 @@ from distilray.export.variants import write_bf16_folder
 from distilray.inference.backends import TorchMaskedLM, open_masked_lm
 from distilray.models.masked_lm import load_masked_lm
 from distilray.pretraining_data.tokenizer import read_tokenizer
-from tests.distilray.inference.tiny_models import write_tiny_model
+from tests.tiny.models import write_tiny_model
 
 IDS = np.array([[2, 7, 4, 9, 3], [2, 4, 3, 0, 0]])
 ATTENTION = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])

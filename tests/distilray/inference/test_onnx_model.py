@@ -6,8 +6,8 @@ import pytest
 from distilray.errors import InputError
 from distilray.inference.backends import OnnxMaskedLM, open_masked_lm
 from distilray.models import onnx_format
-from tests.distilray.inference.tiny_models import write_tiny_model
-from tests.distilray.models.small_onnx import small_graph, write_small_onnx
+from tests.tiny.models import write_tiny_model
+from tests.tiny.onnx import small_graph, write_small_onnx
 
 IDS = np.array([[2, 7, 3], [2, 9, 3]])
 ONES, ZEROS = np.ones_like(IDS), np.zeros_like(IDS)

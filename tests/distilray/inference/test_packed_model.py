@@ -8,7 +8,7 @@ import torch
 from distilray.inference.backends import TorchMaskedLM
 from distilray.inference.packed_model import PackedMaskedLM
 from distilray.models.masked_lm import load_masked_lm
-from tests.distilray.inference.tiny_models import VOCABULARY, write_tiny_model
+from tests.tiny.models import VOCABULARY, write_tiny_model
 
 
 @pytest.fixture(scope="module", params=["bert", "distilbert"])

@@ -13,7 +13,7 @@ from distilray.models.masked_lm import encode, load_masked_lm, save_model
 from distilray.models.precision import cpu_has_bf16, preferred_dtype
 from distilray.models.student import create_student
 from distilray.pretraining_data.tokenizer import build_tokenizer, read_tokenizer
-from tests.distilray.inference.tiny_models import WORDS
+from tests.tiny.words import WORDS
 
 
 @pytest.fixture(scope="module")

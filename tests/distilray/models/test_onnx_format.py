@@ -7,7 +7,7 @@ from onnx import TensorProto, helper
 
 from distilray.errors import InputError
 from distilray.models.onnx_format import INPUTS, import_onnx_package, read_onnx_file
-from tests.distilray.models.small_onnx import small_graph
+from tests.tiny.onnx import small_graph
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import pytest
 from distilray.pretraining_data.batches import collate, heldout_batches, prefetch
 from distilray.pretraining_data.sample_plan import PlannedRows
 from distilray.pretraining_data.shards import ShardSet
-from tests.distilray.tiny_line import MAX_SEQ_LENGTH, planned, write_shards
+from tests.tiny.models import MAX_SEQ_LENGTH
+from tests.tiny.shards import planned, write_shards
 
 PAD = 0
 

@@ -8,7 +8,8 @@ from distilray.errors import InputError
 from distilray.pretraining_data.corpus_reader import Corpus, read_sentences
 from distilray.pretraining_data.encoded_chunks import encode_chunk, is_heldout, plan_buckets, plan_encoding_chunks
 from distilray.pretraining_data.tokenizer import build_tokenizer, read_tokenizer
-from tests.distilray.tiny_line import encode_config, sentences_of, write_corpus
+from tests.tiny.corpus import sentences_of, write_corpus
+from tests.tiny.shards import encode_config
 
 DOCUMENTS = 40
 

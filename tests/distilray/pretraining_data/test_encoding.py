@@ -8,7 +8,8 @@ import pytest
 from distilray.pretraining_data.token_ids import tokenize
 from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash
 from jobs import encode_corpus
-from tests.distilray.tiny_line import sentences_of, write_corpus, write_recipe
+from tests.tiny.corpus import sentences_of, write_corpus
+from tests.tiny.recipes import write_recipe
 
 pytestmark = pytest.mark.slow
 DOCUMENTS = 40

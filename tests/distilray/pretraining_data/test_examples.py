@@ -10,7 +10,7 @@ from distilray.pretraining_data.shard_writer import example_statistics
 from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
 from distilray.pretraining_data.unpaired_examples import UNPAIRED_EXAMPLES
 from distilray.schemas import EXAMPLES
-from tests.distilray.tiny_line import encode_config
+from tests.tiny.shards import encode_config
 
 ROOM = 29
 

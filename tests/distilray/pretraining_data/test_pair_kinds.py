@@ -7,7 +7,7 @@ from distilray.pretraining_data.examples import ExampleBuilder
 from distilray.pretraining_data.token_ids import TokenizedDocument, TokenizedDocuments
 from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
 from distilray.pretraining_data.unpaired_examples import UnpairedExamples, read_unpaired
-from tests.distilray.tiny_line import encode_config
+from tests.tiny.shards import encode_config
 
 BEGIN, WORD, END = 50, 51, 52  # ids of the first, the middle and the last tokens of every sentence
 

@@ -10,7 +10,8 @@ from tokenizers import Tokenizer
 from distilray.config.pretraining_data import TrainTokenizerConfig
 from distilray.pretraining_data.tokenizer_training import train_tokenizer
 from distilray.runtime.run_folder import RunFolder
-from tests.distilray.tiny_line import encode_config, encode_in_process, write_corpus
+from tests.tiny.corpus import write_corpus
+from tests.tiny.shards import encode_config, encode_in_process
 
 DOCUMENTS = [["aba aba aba cdc cdc"], ["efe efe aba", "Xy"], ["cdc aba"]]
 

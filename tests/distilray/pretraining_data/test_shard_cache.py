@@ -17,7 +17,7 @@ from distilray.pretraining_data.shard_cache import ShardCache
 from distilray.pretraining_data.shards import ShardSet
 from distilray.runtime import storage
 from distilray.runtime.cache import LocalCache
-from tests.distilray.tiny_line import planned
+from tests.tiny.shards import planned
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,8 @@ from distilray.pretraining_data import encoding, shard_writer
 from distilray.pretraining_data.shard_writer import plan_shard_groups
 from distilray.runtime.run_folder import RunFolder
 from distilray.schemas import EXAMPLES
-from tests.distilray.tiny_line import encode_config, encode_in_process, sentences_of, write_corpus, write_shards
+from tests.tiny.corpus import sentences_of, write_corpus
+from tests.tiny.shards import encode_config, encode_in_process, write_shards
 
 
 @given(st.integers(1, 2000), st.integers(1, 500), st.integers(1, 300))

@@ -11,7 +11,7 @@ from distilray.pretraining_data import shards as shards_module
 from distilray.pretraining_data.shards import Shard, ShardSet, write_shard
 from distilray.runtime import storage
 from distilray.schemas import EXAMPLES
-from tests.distilray.tiny_line import planned, write_shards
+from tests.tiny.shards import planned, write_shards
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from distilray.pretraining_data import shards as shards_module
 from distilray.pretraining_data.shard_cache import ShardCache
 from distilray.pretraining_data.shards import Shard, ShardSet
 from distilray.runtime.cache import LocalCache
-from tests.distilray.tiny_line import write_shards
+from tests.tiny.shards import write_shards
 
 
 @pytest.fixture

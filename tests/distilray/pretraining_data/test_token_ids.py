@@ -10,7 +10,7 @@ from distilray.config.sample import resolve_sample
 from distilray.pretraining_data import token_ids
 from distilray.pretraining_data.token_ids import CachedTokenizer, tokenize
 from distilray.pretraining_data.tokenizer import build_tokenizer, read_tokenizer, vocabulary_of
-from tests.distilray.tiny_line import sentences_of
+from tests.tiny.corpus import sentences_of
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 
 from distilray.errors import InputError
 from distilray.pretraining_data.encoding import plan_encoding
-from tests.distilray.inference.tiny_models import SPECIALS, VOCABULARY
-from tests.distilray.tiny_line import encode_config, sentences_of, write_corpus
+from tests.tiny.corpus import sentences_of, write_corpus
+from tests.tiny.models import SPECIALS, VOCABULARY
+from tests.tiny.shards import encode_config
 
 SENTENCES = sentences_of(30)
 

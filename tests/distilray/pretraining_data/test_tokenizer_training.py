@@ -20,7 +20,7 @@ from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash,
 from distilray.pretraining_data.tokenizer_training import train_tokenizer
 from distilray.runtime import signals
 from distilray.runtime.run_folder import RunFolder
-from tests.distilray.tiny_line import write_corpus
+from tests.tiny.corpus import write_corpus
 
 # Latin, Greek and Cyrillic with their marks and signs. Python lower-cases a capital sigma by its place in the word and
 # drops what Unicode has not assigned; the library does neither, and follows another version of Unicode beyond these.

@@ -6,7 +6,7 @@ import pytest
 
 from distilray.pretraining_data.token_ids import TokenizedDocument, TokenizedDocuments
 from distilray.pretraining_data.unpaired_examples import UnpairedExamples, bucket_of, read_unpaired
-from tests.distilray.tiny_line import encode_config
+from tests.tiny.shards import encode_config
 
 DOCUMENTS = 30
 

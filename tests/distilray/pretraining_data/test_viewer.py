@@ -10,7 +10,7 @@ from tokenizers.models import WordLevel
 
 from distilray.errors import InputError
 from distilray.pretraining_data.viewer import ExampleViewer
-from tests.distilray.tiny_line import write_shards
+from tests.tiny.shards import write_shards
 
 PREDICTED = re.compile(r"(\S+?)([!=]?)\{(\S+?)\}")
 

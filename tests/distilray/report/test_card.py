@@ -8,15 +8,7 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from distilray.config.report import ReportConfig
 from distilray.report.model_card import model_card
 from distilray.report.runs import read_runs
-from tests.distilray.report.written_runs import (
-    EVIL,
-    STUDENT_WEIGHTS,
-    compared_glue,
-    distillation,
-    known,
-    write_line,
-    write_run,
-)
+from tests.tiny.runs import EVIL, STUDENT_WEIGHTS, compared_glue, distillation, known, write_line, write_run
 
 
 @pytest.fixture(scope="module")

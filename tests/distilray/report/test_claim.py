@@ -9,7 +9,7 @@ from distilray.report.page import report_page
 from distilray.report.runs import read_runs
 from distilray.report.sections.claim import claim_rows, claim_table
 from distilray.report.sections.variants import find_variants, variants_table
-from tests.distilray.report.written_runs import (
+from tests.tiny.runs import (
     STUDENT_WEIGHTS,
     TEACHER_WEIGHTS,
     distillation,

@@ -8,7 +8,7 @@ from distilray.errors import InputError
 from distilray.report.page import SECTIONS, missing_jobs, report_page
 from distilray.report.runs import JOBS, read_runs
 from distilray.report.sections.provenance import unknown_inputs
-from tests.distilray.report.written_runs import EVIL, known, write_line, write_run
+from tests.tiny.runs import EVIL, known, write_line, write_run
 
 ALL = ("corpus", "shards", "teacher", "student", "fill_mask", "glue", "search", "bias", "export", "efficiency")
 

@@ -11,7 +11,7 @@ from distilray.report.model_card import model_card
 from distilray.report.page import report_page
 from distilray.report.runs import read_runs
 from distilray.report.sections import training_curves, training_data
-from tests.distilray.report.written_runs import (
+from tests.tiny.runs import (
     STUDENT_WEIGHTS,
     compared_glue,
     distillation,

@@ -8,7 +8,7 @@ from torch import distributed
 
 from distilray.finetuning.classifier_training import ClassifierTraining, fine_tune
 from distilray.training.process_group import Workers
-from tests.distilray.finetuning.tiny_tasks import classifier, features, settings
+from tests.tiny.tasks import classifier, features, settings
 
 ROWS_LEFT = settings(batch_size=7, evaluations_per_epoch=2, dropout=0.0)  # an epoch has two batches of 7 and one of 1
 

@@ -23,7 +23,7 @@ from distilray.training.checkpoint import (
     newest_step,
 )
 from distilray.training.optimizer import create_optimizer
-from tests.distilray.tiny_line import open_shards, planned
+from tests.tiny.shards import open_shards, planned
 
 CONFIG = OptimizerConfig(learning_rate=1e-2, weight_decay=0.1)
 STATE = TrainingState(3, PlanState(epoch=1, consumed=20), "a-config", (2, 1), {"scale": 4.0}, {"loss": 2.5})

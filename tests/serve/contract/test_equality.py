@@ -14,8 +14,9 @@ from distilray.inference.tasks.fill_mask import FillMask
 from serve.models import Models
 from serve.routes import create_api
 from serve.service import ModelService
-from tests.distilray.inference.tiny_models import WORDS, write_tiny_model
 from tests.serve.contract.clients import FILL, assert_close
+from tests.tiny.models import write_tiny_model
+from tests.tiny.words import WORDS
 
 REAL_MODEL = Path("runs/quickstart/student/model")
 ODD_WORDS = [

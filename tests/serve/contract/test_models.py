@@ -7,8 +7,8 @@ from distilray.inference.tasks.fill_mask import FillMask
 from serve.errors import ApiError
 from serve.models import Models
 from serve.routes import create_api
-from tests.distilray.inference.tiny_models import write_tiny_model
 from tests.serve.contract.clients import FILL, SCORE, TEXT, assert_error, service_of
+from tests.tiny.models import write_tiny_model
 
 FORMS = [(FILL, "inputs"), (SCORE, "input_data"), ("/", "inputs")]
 

@@ -19,7 +19,7 @@ from distilray.corpus.sources.bz2_ranges import (
 )
 from distilray.formats import streams as formats_streams
 from distilray.formats.bad_rows import BadRow
-from tests.distilray.corpus.sources.small_dumps import streams, write
+from tests.tiny.dumps import streams, write
 
 Reader = Callable[[StoredFile, str, int, int], Iterator[TextSpan | BadRow]]
 MIB = 1 << 20

@@ -9,7 +9,7 @@ from distilray.corpus.sources.dump_pages import Page, RawPage, parse_page, split
 from distilray.corpus.wikitext.sites import Site
 from distilray.formats.bad_rows import BadRow
 from distilray.formats.streams import UnreadableError
-from tests.distilray.corpus.sources.small_dumps import dump, page
+from tests.tiny.dumps import dump, page
 
 PAGES = [page(number, text="é" * number) for number in range(1, 8)]
 XML = dump(*PAGES)

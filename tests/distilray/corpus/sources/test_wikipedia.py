@@ -15,15 +15,7 @@ from distilray.corpus.sources.wikipedia import check_file, file_ranges, is_input
 from distilray.errors import InputError
 from distilray.formats.bad_rows import BadRow
 from distilray.formats.lines import FileRange
-from tests.distilray.corpus.sources.small_dumps import (
-    INDEX,
-    dump,
-    page,
-    pages_of_noise,
-    write,
-    write_crossing,
-    write_multistream,
-)
+from tests.tiny.dumps import INDEX, dump, page, pages_of_noise, write, write_crossing, write_multistream
 
 SOURCE = WikipediaSource(path="unused")
 PAGES = pages_of_noise(14, 1_500)

@@ -7,8 +7,8 @@ from transformers import GPT2LMHeadModel
 
 from distilray.errors import InputError
 from distilray.evaluation.fill_mask.causal import CAUSAL_METRIC, CausalPerplexity, check_causal_model
-from tests.distilray.evaluation.fill_mask.tiny_data import write_tiny_gpt2
-from tests.distilray.inference.tiny_models import WORDS
+from tests.tiny.fill_mask import write_tiny_gpt2
+from tests.tiny.words import WORDS
 
 TEXTS = ["paris is the capital of france", "the cat", "sun", "moon " * 40, "one two three four five"]
 

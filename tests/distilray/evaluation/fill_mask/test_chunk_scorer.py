@@ -13,8 +13,8 @@ from distilray.evaluation.fill_mask.readers import DataFile, data_files
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime.pieces import CompletedPieces
 from distilray.runtime.session import is_input_error
-from tests.distilray.evaluation.fill_mask.tiny_data import rows_of, score_in_process, write_rows, write_tiny_gpt2
-from tests.distilray.inference.tiny_models import write_tiny_model
+from tests.tiny.fill_mask import rows_of, score_in_process, write_rows, write_tiny_gpt2
+from tests.tiny.models import write_tiny_model
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 from distilray.config.evaluation import EvaluateFillMaskConfig
 from distilray.errors import InputError
 from distilray.evaluation.fill_mask.evaluate_fill_mask import plan_fill_mask
-from tests.distilray.inference.tiny_models import write_tiny_model
+from tests.tiny.models import write_tiny_model
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from distilray.evaluation.fill_mask import pipeline
 from distilray.evaluation.fill_mask.chunk_scorer import answers_name
 from distilray.evaluation.fill_mask.readers import data_files
 from distilray.pretraining_data.tokenizer import read_tokenizer
-from tests.distilray.evaluation.fill_mask.tiny_data import rows_of, score_in_process, write_rows
-from tests.distilray.inference.tiny_models import write_tiny_model
+from tests.tiny.fill_mask import rows_of, score_in_process, write_rows
+from tests.tiny.models import write_tiny_model
 
 pytestmark = pytest.mark.slow
 

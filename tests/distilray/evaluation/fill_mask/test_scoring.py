@@ -12,8 +12,8 @@ from distilray.evaluation.fill_mask.windows import encode_examples
 from distilray.models.heads import decoder
 from distilray.models.masked_lm import load_masked_lm
 from distilray.pretraining_data.tokenizer import build_tokenizer, read_tokenizer, vocabulary_of
-from tests.distilray.evaluation.fill_mask.tiny_data import TableModel, rows_of
-from tests.distilray.inference.tiny_models import write_tiny_model
+from tests.tiny.fill_mask import TableModel, rows_of
+from tests.tiny.models import write_tiny_model
 
 
 @pytest.fixture(scope="module", params=["bert", "distilbert"])

@@ -5,7 +5,7 @@ import pytest
 from distilray.evaluation.fill_mask.examples import MaskedExample
 from distilray.evaluation.fill_mask.windows import Windows, encode_examples
 from distilray.pretraining_data.tokenizer import build_tokenizer, read_tokenizer, vocabulary_of
-from tests.distilray.inference.tiny_models import write_tiny_model
+from tests.tiny.models import write_tiny_model
 
 
 @pytest.fixture(scope="module")

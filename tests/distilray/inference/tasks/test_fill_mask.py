@@ -10,8 +10,9 @@ from distilray.errors import InputError
 from distilray.inference.encoding import InputTextError
 from distilray.inference.tasks.fill_mask import FillMask, FillMaskQuery
 from distilray.models.precision import serving_dtype
-from tests.distilray.inference.tiny_models import MAX_LENGTH, WORDS, write_tiny_model
-from tests.distilray.models.small_onnx import write_small_onnx
+from tests.tiny.models import MAX_LENGTH, write_tiny_model
+from tests.tiny.onnx import write_small_onnx
+from tests.tiny.words import WORDS
 
 
 @pytest.fixture(scope="module", params=["bert", "distilbert"])

@@ -4,7 +4,7 @@ import yaml
 from distilray.config.base import input_locations
 from distilray.errors import InputError
 from distilray.operations.plan.planning import pipeline_plan, plan_summary
-from tests.distilray.operations.plan.small_plan import plan_config
+from tests.tiny.plan import plan_config
 
 ORDER = ["build_corpus", "encode_corpus", "distill", "evaluate_glue", "export_model"]
 

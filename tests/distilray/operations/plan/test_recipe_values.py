@@ -3,7 +3,7 @@
 import pytest
 
 from distilray.operations.plan.planning import pipeline_plan
-from tests.distilray.operations.plan.small_plan import plan_config
+from tests.tiny.plan import plan_config
 
 WORKERS = 16  # on two machines
 BASE = {"simulation": {"workers": [WORKERS]}, "text": {"wikipedia_words": 50_000_000}}

@@ -12,7 +12,8 @@ from distilray.operations.plan.workload import (
     shard_bytes,
     text_tokens,
 )
-from tests.distilray.tiny_line import open_shards, write_shards, write_tokenizer
+from tests.tiny.models import write_tokenizer
+from tests.tiny.shards import open_shards, write_shards
 
 TEXT = TextConfig(wikipedia_words=10_000_000, book_words=2_000_000, tokens_per_word=1.5)
 

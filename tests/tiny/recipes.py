@@ -3,10 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from tests.distilray.evaluation.fill_mask.tiny_data import rows_of, write_rows
-from tests.distilray.tiny_line import write_corpus, write_recipe, write_shards, write_teacher, write_tokenizer
-from tests.tuning.tiny_search import values as search_values
-from tests.tuning.tiny_search import write_next_sentence_task
+import yaml
+
+from tests.tiny.corpus import write_corpus
+from tests.tiny.fill_mask import rows_of, write_rows
+from tests.tiny.models import write_teacher, write_tokenizer
+from tests.tiny.search import values as search_values
+from tests.tiny.search import write_next_sentence_task
+from tests.tiny.shards import write_shards
 
 ON_CPUS = ("build_corpus", "encode_corpus", "cache_teacher", "train_teacher", "search_glue")
 ON_GPUS = ("distill", "evaluate_glue", "evaluate_fill_mask")
@@ -96,3 +100,10 @@ def write_recipes(folder: Path) -> dict[str, str]:
         (folder / "recipes" / job).mkdir(parents=True)
         written[job] = write_recipe(folder / "recipes" / job, run_dir=str(folder / "runs" / job), **values)
     return written
+
+
+def write_recipe(folder: Path, **values: object) -> str:
+    """A recipe file in the folder."""
+    file = folder / "recipe.yaml"
+    file.write_text(yaml.safe_dump(values))
+    return str(file)

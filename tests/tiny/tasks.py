@@ -4,7 +4,6 @@ import copy
 import functools
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -14,25 +13,11 @@ from distilray.finetuning.examples import Examples
 from distilray.finetuning.features import TaskFeatures, encode_task
 from distilray.finetuning.files import TaskData
 from distilray.finetuning.tasks import TASKS, FineTuneTask
-from distilray.models.masked_lm import load_masked_lm, save_model
 from distilray.pretraining_data.tokenizer import read_tokenizer
-from tests.distilray.inference.tiny_models import WORDS, write_tiny_model
+from tests.tiny.models import WORDS
 
 OTHERS = [word for word in WORDS if word != "good"]
-DEVIATION = 0.15  # of weights; the tiny models have 0.5, with which they hardly learn
 _LOADING = threading.Lock()  # transformers changes itself while it loads, and two threads would leave it changed
-
-
-def write_trainable_model(folder: Path, architecture: str) -> str:
-    """Write a tiny model whose initial weights are small enough for training."""
-    write_tiny_model(folder, architecture)
-    model = load_masked_lm(str(folder))
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            parameter.data *= DEVIATION / model.config.initializer_range
-    model.config.initializer_range = DEVIATION
-    save_model(model, folder, read_tokenizer(str(folder)))
-    return str(folder)
 
 
 def settings(**changes: object) -> TaskConfig:

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from distilray.config.glue import SearchGlueConfig
-from tests.distilray.finetuning.small_glue import OFFICIAL_ROWS, write_lines, write_raw
-from tests.distilray.finetuning.tiny_tasks import OTHERS
-from tests.distilray.tiny_line import write_teacher, write_tokenizer
+from tests.tiny.glue import OFFICIAL_ROWS, write_lines, write_raw
+from tests.tiny.models import write_teacher, write_tokenizer
+from tests.tiny.tasks import OTHERS
 
 SPACE: dict[str, Any] = {"learning_rate": {"choice": [1e-5, 1e-3, 3e-3]}, "batch_size": {"choice": [8, 16]}}
 

@@ -14,7 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from distilray.evaluation.fill_mask import pipeline
 from distilray.evaluation.fill_mask.chunk_scorer import ChunkScorer
-from tests.distilray.inference.tiny_models import WORDS
+from tests.tiny.words import WORDS
 
 MULTI_PIECE = ("cats", "dogs", "walked", "sunly")  # words that the tiny vocabulary has in two pieces and more
 
