@@ -1,6 +1,7 @@
 """Overhead of checkpoints in training: the copy in memory, and the steps that are slower while files are written.
 
-PYTHONPATH=platform:. python benchmarks/checkpointing.py [--examples 8] [--length 128] [--every 100]
+    make bench checkpointing
+    PYTHONPATH=platform:. python -m benchmarks.checkpointing [--examples 8] [--length 128] [--every 100]
 
 Trains a student of DistilBERT's size with a teacher of the size of BERT base, on one micro-batch of random ids per
 step, with AdamW. Measures the duration of a step without a checkpoint, and while one is written to a temporary folder.
@@ -17,15 +18,18 @@ import torch
 from transformers import BertConfig, BertForMaskedLM
 
 from benchmarks.distillation import batches
+from benchmarks.results import Result, table
 from distilray.config.distillation import LossConfig, OptimizerConfig
 from distilray.distillation.objective import DistillationLoss, LossDivisors, TensorBatch
 from distilray.models.precision import preferred_dtype
 from distilray.models.student import create_student
 from distilray.pretraining_data.sample_plan import PlanState
+from distilray.runtime.progress import Progress
 from distilray.training.checkpoint import CheckpointStore, Snapshot, TrainingState
 from distilray.training.optimizer import create_optimizer
 
 CPU = torch.device("cpu")
+STEPS = 7
 
 
 class Run:
@@ -58,23 +62,33 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--every", type=int, default=100, help="steps between two checkpoints")
     args = parser.parse_args()
-    run = Run(args.examples, args.length)
-    run.step()
-    step_s = statistics.median(run.step() for _ in range(7))
-    with tempfile.TemporaryDirectory() as folder:
-        store = CheckpointStore(folder, keep=1, config_hash="-", notice=print)
-        start = time.perf_counter()
-        store.save(Snapshot.of(run.model, run.optimizer, TrainingState(1, PlanState(0, 1), "-"), "{}"))
-        copy_s = time.perf_counter() - start
-        slower = []
-        while not store.is_idle:
-            slower.append(run.step() - step_s)
-        store.wait()
-    overhead = (copy_s + sum(slower)) / (args.every * step_s)
-    print(
-        f"step {step_s:.2f} s; copy {copy_s:.2f} s; {len(slower)} steps slower by {sum(slower):.2f} s in total: "
-        f"{overhead:.2%} overhead with a checkpoint every {args.every} steps"
-    )
+    with Progress("checkpointing", total=None, unit="steps") as progress:
+        run = Run(args.examples, args.length)
+        steps = [run.step()]  # a warm-up
+        for _ in range(STEPS):
+            steps.append(run.step())
+            progress.advance_to(len(steps))
+        step_s = statistics.median(steps[1:])
+        with tempfile.TemporaryDirectory() as folder:
+            store = CheckpointStore(folder, keep=1, config_hash="-", notice=print)
+            start = time.perf_counter()
+            store.save(Snapshot.of(run.model, run.optimizer, TrainingState(1, PlanState(0, 1), "-"), "{}"))
+            copy_s = time.perf_counter() - start
+            writing = []
+            while not store.is_idle:
+                writing.append(run.step())
+                progress.advance_to(len(steps) + len(writing), "while a checkpoint is written")
+            store.wait()
+    slower_s = sum(writing) - len(writing) * step_s
+    overhead = (copy_s + slower_s) / (args.every * step_s)
+    results = [
+        Result("copy in memory", copy_s, "s", peer="a step", reference=step_s),
+        Result(
+            f"{len(writing)} steps while files are written", sum(writing), "s", "", "without", len(writing) * step_s
+        ),
+        Result(f"overhead, a checkpoint every {args.every} steps", 100 * overhead, "%", "<= 2", "no checkpoints"),
+    ]
+    print(table(results))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Speed of `jobs.build_corpus` compared to its wikitext parser and to wikiextractor, and its scaling with cores.
 
-PYTHONPATH=platform python -m benchmarks.corpus_build [--copies 40] [--wikiextractor PYTHON] [--cpus 1 2]
+    make bench corpus_build
+    PYTHONPATH=platform:. python -m benchmarks.corpus_build [--copies 40] [--wikiextractor PYTHON] [--cpus 1 2]
 
 Writes a multistream dump with `--copies` copies of the sample's pages under new ids (5.7 MB of wikitext per copy), and
 processes it with (a) `jobs.build_corpus` for each number of CPUs, (b) mwparserfromhell's parser alone in as many
-processes, and (c) wikiextractor, if `--wikiextractor` names a Python that has it. Prints MB of wikitext per second of
-wall time, CPU seconds, the ratios, and the memory of the driver for the dump and for an eighth of it.
+processes, and (c) wikiextractor, if `--wikiextractor` names a Python that has it. Compares MB of wikitext per second of
+wall time, CPU seconds, and the memory of the driver for the dump and for an eighth of it.
 """
 
 import argparse
@@ -23,6 +24,8 @@ from pathlib import Path
 
 import mwparserfromhell
 
+from benchmarks.results import Result, table
+from distilray.runtime.progress import Progress
 from tests.distilray.corpus.large_dump import sample_parts, write_multistream
 
 MB = 1e6
@@ -84,50 +87,55 @@ def main() -> None:
     parser.add_argument("--cpus", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--wikiextractor", help="Python interpreter that has wikiextractor")
     args = parser.parse_args()
-    wikitext = sum(len(text.encode()) for text in texts()) / MB
-    total = wikitext * args.copies
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        dump, small = folder / "wiki-multistream.xml.bz2", folder / "small-multistream.xml.bz2"
-        write_multistream(dump, args.copies)
-        write_multistream(small, max(1, args.copies // 8))
-        print(f"{total:.0f} MB of wikitext in {dump.stat().st_size / MB:.0f} MB of bz2")
-        repeats = max(1, args.copies // 8)
-        results, parsers = {}, {}
-        for cpus in args.cpus:
-            results[cpus] = result = build(folder, dump, cpus)
-            print(
-                f"build_corpus, {cpus} CPUs: {total / result['wall']:.2f} MB/s of wall time, "
-                f"{total / result['core_s']:.2f} MB/s per core, driver {result['driver_mb']:.0f} MB, "
-                f"residue {result['residue']}, holes {result['holes']} per 1,000 words"
-            )
-            context = multiprocessing.get_context("spawn")
-            with concurrent.futures.ProcessPoolExecutor(cpus, mp_context=context) as pool:
-                list(pool.map(parse_all, [0] * cpus))
-                start = time.perf_counter()
-                list(pool.map(parse_all, [repeats] * cpus))
-                parsers[cpus] = cpus * repeats * wikitext / (time.perf_counter() - start)
-            print(f"mwparserfromhell alone, {cpus} processes: {parsers[cpus]:.2f} MB/s")
-            print(f"  build_corpus / mwparserfromhell: {total / result['wall'] / parsers[cpus]:.2f}x")
-        first, last = args.cpus[0], args.cpus[-1]
-        print(
-            f"{first} -> {last} CPUs: build_corpus {results[first]['wall'] / results[last]['wall']:.2f}x faster, "
-            f"mwparserfromhell {parsers[last] / parsers[first]:.2f}x (limit of the machine)"
-        )
-        memory = build(folder, small, last)["driver_mb"]
-        print(
-            f"driver: {memory:.0f} MB for an eighth of the dump, {results[last]['driver_mb']:.0f} MB for the whole dump"
-        )
-        if args.wikiextractor:
-            compare_wikiextractor(args.wikiextractor, dump, folder, total, results[first]["core_s"])
+    with tempfile.TemporaryDirectory() as name, Progress("corpus_build", total=None, unit="measurements") as progress:
+        print(table(measure(args, Path(name), progress)))
 
 
-def compare_wikiextractor(python: str, dump: Path, folder: Path, total: float, core_s: float) -> None:
+def measure(args: argparse.Namespace, folder: Path, progress: Progress) -> list[Result]:
+    megabytes = sum(len(text.encode()) for text in texts()) / MB * args.copies
+    dump, small = folder / "wiki-multistream.xml.bz2", folder / "small-multistream.xml.bz2"
+    write_multistream(dump, args.copies)
+    write_multistream(small, max(1, args.copies // 8))
+    progress.advance_to(1, f"{megabytes:.0f} MB of wikitext in {dump.stat().st_size / MB:.0f} MB of bz2")
+    builds, parsers, results = {}, {}, []
+    for number, cpus in enumerate(args.cpus):
+        builds[cpus] = build(folder, dump, cpus)
+        progress.advance_to(2 + 2 * number, f"build_corpus with {cpus} CPUs")
+        parsers[cpus] = megabytes / args.copies * parser_rate(cpus, max(1, args.copies // 8))
+        progress.advance_to(3 + 2 * number, f"mwparserfromhell with {cpus} processes")
+        rate = megabytes / builds[cpus]["wall"]
+        results.append(Result(f"{cpus} CPUs", rate, "MB/s", ">= 0.8", "mwparserfromhell alone", parsers[cpus]))
+    first, last = args.cpus[0], args.cpus[-1]
+    scaling = builds[first]["wall"] / builds[last]["wall"]
+    memory = build(folder, small, last)["driver_mb"]
+    results += [
+        Result(f"speedup, {last} CPUs", scaling, "", "", "of mwparserfromhell", parsers[last] / parsers[first]),
+        Result("driver, whole dump", builds[last]["driver_mb"], "MB", "<= 1.2", "an eighth of it", memory),
+        Result("residue per 1,000 words", builds[last]["residue"]),
+        Result("holes per 1,000 words", builds[last]["holes"]),
+    ]
+    if args.wikiextractor:
+        cpu_s = wikiextractor_seconds(args.wikiextractor, dump, folder)
+        ours = megabytes / builds[first]["core_s"]
+        results.append(Result("MB per CPU second", ours, "MB/s", ">= 1", "wikiextractor", megabytes / cpu_s))
+    return results
+
+
+def parser_rate(processes: int, repeats: int) -> float:
+    """Return how often per second the processes together parse the articles of the sample."""
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(processes, mp_context=context) as pool:
+        list(pool.map(parse_all, [0] * processes))
+        start = time.perf_counter()
+        list(pool.map(parse_all, [repeats] * processes))
+        return processes * repeats / (time.perf_counter() - start)
+
+
+def wikiextractor_seconds(python: str, dump: Path, folder: Path) -> float:
+    """Return the CPU seconds that wikiextractor needs for a dump."""
     command = [python, "-m", "wikiextractor.WikiExtractor", "--processes", "1", "-o", str(folder / "out"), "-b", "500M"]
-    _, cpu = timed(lambda: run(*command, "--no-templates", str(dump)) and None)
-    print(
-        f"wikiextractor --no-templates: {total / cpu:.2f} MB/s of CPU; build_corpus / wikiextractor {cpu / core_s:.2f}x"
-    )
+    _, cpu_s = timed(lambda: run(*command, "--no-templates", str(dump)) and None)
+    return cpu_s
 
 
 if __name__ == "__main__":

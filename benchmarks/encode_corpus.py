@@ -1,6 +1,7 @@
 """Speed of `jobs.encode_corpus` compared to plain tokenization and to BERT's data builder in Python.
 
-PYTHONPATH=platform:. python benchmarks/encode_corpus.py CORPUS_DIR [--copies N] [--dupe-factor 10]
+    make bench encode_corpus
+    PYTHONPATH=platform:. python -m benchmarks.encode_corpus [CORPUS_DIR] [--copies N] [--dupe-factor 10]
 
 Repeats the documents of a corpus (a run folder of `jobs.build_corpus`, such as that of the quickstart). Each copy
 shuffles the letters of all words that occur only once, so that it contains as many new words as the first copy; in a
@@ -20,7 +21,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -28,10 +28,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.bert_pretraining_data import examples, write_examples
+from benchmarks.inputs import quickstart_run
+from benchmarks.results import Result, table
 from distilray.config.corpus import BuildCorpusConfig
 from distilray.config.sample import resolve_sample
 from distilray.pretraining_data.corpus_reader import Corpus
 from distilray.pretraining_data.tokenizer import build_tokenizer, read_tokenizer
+from distilray.runtime.progress import Progress
 from distilray.runtime.run_folder import RunFolder
 
 ENCODER = "sample:encoder"
@@ -128,41 +131,55 @@ def builder_rate(documents: list[list[str]], length: int, copies: int, folder: P
     return tokens / (time.perf_counter() - start)
 
 
-def measure(args: argparse.Namespace, folder: Path) -> Iterator[str]:
-    """Yield one line of results per sequence length and number of CPUs."""
-    corpus = Corpus.open(args.corpus_dir)
-    table = pa.concat_tables([pq.read_table(f"{args.corpus_dir}/{name}") for name in corpus.files])
+def measure(args: argparse.Namespace, folder: Path, progress: Progress) -> list[Result]:
+    corpus_dir = args.corpus_dir or quickstart_run("corpus")
+    corpus = Corpus.open(corpus_dir)
+    table = pa.concat_tables([pq.read_table(f"{corpus_dir}/{name}") for name in corpus.files])
     whole = write_corpus(folder / "whole", table, corpus.words, args.copies)
     tiny = write_corpus(folder / "tiny", table.slice(0, 8), corpus.words // 10, 1)
     documents = shuffle_rare_words(table["sentences"].to_pylist(), args.copies)
     sentences = [sentence for document in documents for sentence in document]
+    results, done, library_copies = [], 0, max(2, args.copies // 4)
     for length in args.max_seq_length:
+        progress.advance_to(done, "builder in plain Python")
         builder = builder_rate(documents[:BUILDER_DOCUMENTS], length, args.dupe_factor, folder)
         for cpus in args.cpus:
+            progress.advance_to(done + 1, "startup of the job")
             fixed, _ = encode(folder / f"tiny-{length}-{cpus}", tiny, cpus, length, args.dupe_factor)
-            before = library_rate(sentences, cpus, max(2, args.copies // 4))
+            progress.advance_to(done + 2, "tokenizers library")
+            before = library_rate(sentences, cpus, library_copies)
+            progress.advance_to(done + 3, "job")
             seconds, tokens = encode(folder / f"whole-{length}-{cpus}", whole, cpus, length, args.dupe_factor)
-            library = (before + library_rate(sentences, cpus, max(2, args.copies // 4))) / 2
-            a, b = tokens / seconds, tokens / (seconds - fixed)
-            yield (
-                f"{length} tokens, {cpus} CPU: {tokens / 1e6:.1f} M tokens in {seconds:.1f} s ({fixed:.1f} s startup); "
-                f"library {library / 1e3:,.0f} k/s: (a) {a / library:.2f}x, (b) {b / library:.2f}x; "
-                f"Python builder {builder / 1e3:,.1f} k/s: (a) {a / builder:.1f}x, (b) {b / builder:.1f}x"
-            )
+            done += 4
+            progress.advance_to(done, "tokenizers library")
+            library = (before + library_rate(sentences, cpus, library_copies)) / 2
+            results += [
+                Result(
+                    f"{length} tokens, {cpus} CPUs, {kind} startup", rate / 1e3, "k tokens/s", goal, peer, other / 1e3
+                )
+                for kind, rate in (("with", tokens / seconds), ("without", tokens / (seconds - fixed)))
+                for peer, other, goal in (
+                    ("encode_batch_fast", library, ">= 0.6"),
+                    ("BERT's builder", builder, ">= 10"),
+                )
+            ]
+    return results
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("corpus_dir")
+    parser.add_argument("corpus_dir", nargs="?", help="run of build_corpus (default: that of the quickstart)")
     parser.add_argument("--copies", type=int, default=40)
     parser.add_argument("--dupe-factor", type=int, default=1, help="BERT uses 10")
-    parser.add_argument("--cpus", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--max-seq-length", type=int, nargs="+", default=[128, 512])
+    parser.add_argument("--cpus", type=int, nargs="+", default=[2])
+    parser.add_argument("--max-seq-length", type=int, nargs="+", default=[128])
     args = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    with tempfile.TemporaryDirectory() as folder:
-        for line in measure(args, Path(folder)):
-            print(line, flush=True)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Progress("encode_corpus", total=None, unit="measurements") as progress,
+    ):
+        print(table(measure(args, Path(folder), progress)))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """Speed of fill-mask evaluation with Ray Data compared to plain batched forward passes on the same cores.
 
-PYTHONPATH=platform:. python benchmarks/fill_mask_inference.py CORPUS_DIR MODEL_DIR [--rows N] [--passes N]
+    make bench fill_mask_inference
+    PYTHONPATH=platform:. python -m benchmarks.fill_mask_inference [CORPUS_DIR MODEL_DIR] [--rows N] [--passes N]
 
 The input is a text file with a few sentences of a corpus (a run folder of `jobs.build_corpus`) per line, of which 15%
 of the words are masked. The baseline has all token ids in memory, sorts them by length, and runs the encoder, the
 masked-LM head at the masks, and the loss in one process with one thread per core. Our pipeline reads, masks and
-tokenizes the file, scores it with one single-threaded actor per core, and writes results and completed pieces. Prints
-the ratio of windows per second, with and without the startup of Ray and the models. Both use the same precision; passes
+tokenizes the file, scores it with one single-threaded actor per core, and writes results and completed pieces. Compares
+the windows per second, with and without the startup of Ray and the models. Both use the same precision; passes
 alternate, and the best of each is used.
 """
 
@@ -22,6 +23,8 @@ import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 
+from benchmarks.inputs import quickstart_run
+from benchmarks.results import Result, table
 from distilray.config.base import RayConfig
 from distilray.config.evaluation import EvaluateFillMaskConfig
 from distilray.evaluation.fill_mask.examples import MaskedExample
@@ -33,6 +36,7 @@ from distilray.models.masked_lm import encode, load_masked_lm
 from distilray.models.precision import compute_dtype
 from distilray.models.sources import localize
 from distilray.pretraining_data.tokenizer import read_tokenizer
+from distilray.runtime.progress import Progress
 from distilray.runtime.session import ray_session
 
 SENTENCES, BATCH, PART_ROWS, LENGTH = 4, 32, 64, 256
@@ -90,13 +94,14 @@ def with_ray(config: EvaluateFillMaskConfig, folder: Path, tokenizer_json: str, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("corpus_dir")
-    parser.add_argument("model_dir")
-    parser.add_argument("--rows", type=int, default=4000)
-    parser.add_argument("--passes", type=int, default=3)
+    parser.add_argument("corpus_dir", nargs="?", help="run of build_corpus (default: that of the quickstart)")
+    parser.add_argument("model_dir", nargs="?", help="model folder (default: the student of the quickstart)")
+    parser.add_argument("--rows", type=int, default=1500)
+    parser.add_argument("--passes", type=int, default=2)
     parser.add_argument("--precision", default="auto")
     args = parser.parse_args()
-    cores, model_dir = torch.get_num_threads(), localize(args.model_dir)
+    corpus_dir = args.corpus_dir or quickstart_run("corpus")
+    cores, model_dir = torch.get_num_threads(), localize(args.model_dir or quickstart_run("student"))
     tokenizer_json, dtype = read_tokenizer(model_dir), compute_dtype(args.precision, torch.device("cpu"))
     with tempfile.TemporaryDirectory() as work, ray_session(RayConfig(num_cpus=cores)):
         file = Path(work, "lines.txt")
@@ -104,24 +109,28 @@ def main() -> None:
         config = EvaluateFillMaskConfig.model_validate(
             {"run_dir": work, "student_dir": model_dir, "data": data, "precision": args.precision, "device": "cpu"}
         )
-        texts = write_lines(args.corpus_dir, file, args.rows)
+        texts = write_lines(corpus_dir, file, args.rows)
         rows = list(read_examples(data_files(config.data)[0], config.data, seed=config.seed))
         examples = [row for row in rows if isinstance(row, MaskedExample)]
         windows, _, _ = encode_examples(examples, tokenizer_json, max_length=LENGTH)
         model, rates, ours = load_masked_lm(model_dir), [], []
-        for number in range(args.passes):
-            rates.append(len(windows.lengths) / run_baseline(model, windows, dtype))
-            ours.append(with_ray(config, Path(work, f"run-{number}"), tokenizer_json, cores))
+        with Progress("fill_mask_inference", total=2 * args.passes, unit="measurements") as progress:
+            for number in range(args.passes):
+                rates.append(len(windows.lengths) / run_baseline(model, windows, dtype))
+                progress.advance_to(2 * number + 1)
+                ours.append(with_ray(config, Path(work, f"run-{number}"), tokenizer_json, cores))
+                progress.advance_to(2 * number + 2)
     baseline, steady, whole = max(rates), max(rate for rate, _ in ours), max(rate for _, rate in ours)
-    extent = (
-        f"{texts:,} texts, {len(windows.lengths):,} windows, {len(windows.ids):,} tokens, {len(windows.labels):,} masks"
-    )
     print(
-        f"{extent}, {cores} cores, {dtype}: baseline {baseline:.1f} windows/s; "
-        f"Ray Data {steady:.1f} ({steady / baseline:.2f}x), "
-        f"including startup {whole:.1f} ({whole / baseline:.2f}x)",
-        flush=True,
+        f"{texts:,} texts, {len(windows.lengths):,} windows, {len(windows.ids):,} tokens, "
+        f"{len(windows.labels):,} masks; {cores} cores, {dtype}"
     )
+    peer = "plain forward passes"
+    results = [
+        Result("Ray Data", steady, "windows/s", ">= 0.85", peer, baseline),
+        Result("Ray Data with its startup", whole, "windows/s", "", peer, baseline),
+    ]
+    print(table(results), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """Overhead of a hyperparameter search beyond its training runs, and savings by ASHA.
 
-PYTHONPATH=platform:. python benchmarks/glue_search.py [--part overhead|asha] [--glue-dir DIR --task TASK] [...]
+    make bench glue_search
+    PYTHONPATH=platform:. python -m benchmarks.glue_search [--part overhead|asha|both] [...]
 
 (a) overhead: runs trials of about `--seconds` each with `jobs.search_glue`, one at a time, and the same fine-tuning
-runs back to back in one process; prints the ratio of wall times, from the start of the process to the last score.
-(b) asha: runs a grid with and without ASHA; prints the trained epochs, best scores, and the spread over the seeds of
-the winner.
+runs back to back in one process; compares the wall times, from the start of the process to the last score.
+(b) asha: runs a grid with and without ASHA; compares the trained epochs and the best scores. Takes half an hour.
 
 Without `--glue-dir`, the task is `follows`, built from the quickstart's corpus (`--corpus-dir`). The model is that of
 the sample.
@@ -23,6 +23,8 @@ from typing import Any
 import torch
 import yaml
 
+from benchmarks.inputs import quickstart_run
+from benchmarks.results import Result, table
 from distilray.config.glue import SearchGlueConfig, with_values
 from distilray.evaluation.next_sentence_task import write_next_sentence_task
 from distilray.finetuning.classifier import load_classifier
@@ -44,15 +46,15 @@ GRID = {
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--part", choices=("overhead", "asha", "both"), default="both")
+    parser.add_argument("--part", choices=("overhead", "asha", "both"), default="overhead")
     parser.add_argument("--model-dir", default="sample:encoder")
     parser.add_argument("--glue-dir", help="folder of the task; default: build `follows`")
     parser.add_argument("--task", default="follows", help="task in glue_dir")
-    parser.add_argument("--corpus-dir", default="runs/quickstart/corpus", help="corpus for `follows`")
+    parser.add_argument("--corpus-dir", help="corpus for `follows` (default: that of the quickstart)")
     parser.add_argument("--train-rows", type=int, default=800)
     parser.add_argument("--max-length", type=int, default=64)
-    parser.add_argument("--trials", type=int, default=10, help="number of trials of part (a)")
-    parser.add_argument("--seconds", type=float, default=60.0, help="duration of a trial of part (a)")
+    parser.add_argument("--trials", type=int, default=3, help="number of trials of part (a)")
+    parser.add_argument("--seconds", type=float, default=25.0, help="duration of a trial of part (a)")
     parser.add_argument("--epochs", type=int, default=9, help="epochs of a trial of part (b)")
     parser.add_argument("--cpus", type=int, default=1, help="CPUs of a trial")
     parser.add_argument(
@@ -118,7 +120,7 @@ def measure_epoch(args: argparse.Namespace, folder: Path) -> float:
     return train_back_to_back(config)[1]
 
 
-def overhead(args: argparse.Namespace, folder: Path) -> None:
+def overhead(args: argparse.Namespace, folder: Path) -> list[Result]:
     epochs = max(1, round(args.seconds / measure_epoch(args, folder)))
     rates = [1e-5 * (number + 1) for number in range(args.trials)]
     file = recipe(
@@ -130,18 +132,18 @@ def overhead(args: argparse.Namespace, folder: Path) -> None:
         asha={"enabled": False},
     )
     start = time.perf_counter()
-    subprocess.run([sys.executable, __file__, "--back-to-back", str(file)], check=True)
+    subprocess.run([sys.executable, "-m", "benchmarks.glue_search", "--back-to-back", str(file)], check=True)
     alone = time.perf_counter() - start
     start = time.time()
     subprocess.run([sys.executable, "-m", "jobs.search_glue", "--recipe", str(file)], check=True)
     # The search ends with its last record; training the winner again with other seeds is not part of the comparison.
     ends = [record.stat().st_mtime for record in (folder / "overhead/trials").rglob("record.json")]
     search_s = max(ends) - start
-    print(f"{args.trials} trials of {epochs} epochs: back to back {alone:.1f} s ({alone / args.trials:.1f} s each)")
-    print(f"search {search_s:.1f} s: {search_s / alone:.3f}x")
+    what = f"search, {args.trials} trials of {epochs} epochs"
+    return [Result(what, search_s, "s", "<= 1.05", "the trials back to back", alone)]
 
 
-def asha(args: argparse.Namespace, folder: Path) -> None:
+def asha(args: argparse.Namespace, folder: Path) -> list[Result]:
     scores = {}
     for name, enabled in (("whole-grid", False), ("with-asha", True)):
         file = recipe(
@@ -155,17 +157,12 @@ def asha(args: argparse.Namespace, folder: Path) -> None:
         subprocess.run([sys.executable, "-m", "jobs.search_glue", "--recipe", str(file)], check=True)
         scores[name] = json.loads((folder / name / "scores.json").read_text())["search"][args.task]
     grid, asha_scores = scores["whole-grid"], scores["with-asha"]
-    for name, figures in scores.items():
-        fresh = figures["fresh"]
-        print(
-            f"{name}: {figures['epochs_trained']:.0f} epochs, best {figures['winner']['score']:.4f}, winner retrained "
-            f"{fresh['median']:.4f} (median of {len(fresh['scores'])} seeds, spread {fresh['spread']:.4f})"
-        )
-    loss, spread = grid["winner"]["score"] - asha_scores["winner"]["score"], grid["fresh"]["spread"]
-    share = asha_scores["epochs_trained"] / grid["epochs_trained"]
-    print(
-        f"ASHA used {share:.1%} of the epochs; best score {loss:.4f} below that of the whole grid (spread {spread:.4f})"
-    )
+    spread = grid["fresh"]["spread"]
+    lost, whole = grid["winner"]["score"] - asha_scores["winner"]["score"], grid["epochs_trained"]
+    return [
+        Result("epochs with ASHA", asha_scores["epochs_trained"], "", "<= 0.5", "whole grid", whole),
+        Result("score lost by ASHA", lost, "", "<= 1", "spread of the winner's seeds", spread),
+    ]
 
 
 def main() -> None:
@@ -178,11 +175,14 @@ def main() -> None:
         folder = Path(name)
         if args.glue_dir is None:
             args.glue_dir = str(folder / "glue")
-            write_next_sentence_task(args.corpus_dir, args.glue_dir, seed=56, train=args.train_rows, dev=200, test=200)
+            corpus_dir = args.corpus_dir or quickstart_run("corpus")
+            write_next_sentence_task(corpus_dir, args.glue_dir, seed=56, train=args.train_rows, dev=200, test=200)
+        results = []
         if args.part != "asha":
-            overhead(args, folder)
+            results += overhead(args, folder)
         if args.part != "overhead":
-            asha(args, folder)
+            results += asha(args, folder)
+    print(table(results))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Speed of batch creation from shards compared to the training step.
 
-PYTHONPATH=platform:. python benchmarks/ingest.py CORPUS_DIR [--copies N]
+    make bench ingest
+    PYTHONPATH=platform:. python -m benchmarks.ingest [CORPUS_DIR] [--copies N]
 
 Encodes a corpus (a run folder of `jobs.build_corpus`, such as that of the quickstart) with 128 and 512 tokens, and with
 static and dynamic masks. One thread then creates the batches of many optimizer steps, including sample plan and
-padding. Prints tokens per CPU second (best of several passes), and the tokens per second of forward and backward passes
-on all cores, with the warm-start encoder as both student and teacher.
+padding. Compares tokens per CPU second (best of several passes) with the tokens per second of forward and backward
+passes on all cores, with the warm-start encoder as both student and teacher.
 """
 
 import argparse
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.inputs import quickstart_run
+from benchmarks.results import Result, table
 from distilray.config.distillation import LossConfig
 from distilray.config.sample import resolve_sample
 from distilray.distillation.objective import DistillationLoss, LossDivisors, TensorBatch
@@ -24,6 +27,7 @@ from distilray.pretraining_data.batches import Batch, collate, padded_width
 from distilray.pretraining_data.sample_plan import SamplePlan, micro_batches
 from distilray.pretraining_data.shards import ShardSet
 from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
+from distilray.runtime.progress import Progress
 from distilray.runtime.run_folder import RunFolder
 from tests.tiny.shards import encode_config, encode_in_process
 
@@ -79,20 +83,24 @@ def training_rate(batch: Batch) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("corpus_dir")
-    parser.add_argument("--copies", type=int, default=10)
+    parser.add_argument("corpus_dir", nargs="?", help="run of build_corpus (default: that of the quickstart)")
+    parser.add_argument("--copies", type=int, default=3, help="examples with other masks and pairs per text")
     args = parser.parse_args()
-    for length in (128, 512):
-        for name, masking in MASKS.items():
+    corpus_dir, results = args.corpus_dir or quickstart_run("corpus"), []
+    variants = [(length, name) for length in (128, 512) for name in MASKS]
+    with Progress("ingest", total=len(variants), unit="variants") as progress:
+        for done, (length, name) in enumerate(variants, 1):
             with tempfile.TemporaryDirectory() as folder:
-                shards = encode(Path(folder) / "run", args.corpus_dir, length, masking, args.copies)
+                shards = encode(Path(folder) / "run", corpus_dir, length, MASKS[name], args.copies)
                 rate, padding, batch = create_batches(shards, steps=max(1, 2 * len(shards) // BATCH))
                 training = training_rate(batch)
-            print(
-                f"{length} tokens, {name} masks: {rate / 1e6:.1f} M tokens per CPU second, {rate / training:,.0f}x "
-                f"the training step's {training:,.0f}; {padding:.1%} padding in steps of {BATCH:,} examples",
-                flush=True,
-            )
+            what = f"{length} tokens, {name} masks"
+            results += [
+                Result(what, rate / 1e6, "M tokens per CPU second", ">= 1", "the training step", training / 1e6),
+                Result(f"{what}: padding", 100 * padding, "%", "<= 3", "no padding"),
+            ]
+            progress.advance_to(done)
+    print(table(results), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Accuracy of the capacity model: predicted and measured training speed of 2 and 4 workers, from a run with one.
 
-PYTHONPATH=platform:. python benchmarks/scaling.py SHARDS_DIR [--steps 24] [--batch-size 32]
+    make bench scaling
+    PYTHONPATH=platform:. python -m benchmarks.scaling [SHARDS_DIR] [--steps 24] [--batch-size 32]
 
 Reads shards of the quickstart (its tokenizer, 128 tokens). Distills a BERT with 4 layers of size 256 and random weights
 into a student with half of its layers, using `jobs.distill` with Ray Train, gloo and single-threaded CPU workers: one,
@@ -26,6 +27,8 @@ import torch
 import yaml
 from transformers import BertConfig, BertForMaskedLM
 
+from benchmarks.inputs import quickstart_run
+from benchmarks.results import Result, table
 from distilray.config.distillation import DistillConfig
 from distilray.config.plan import PlanConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
@@ -35,6 +38,7 @@ from distilray.operations.plan.simulation import training_runs
 from distilray.operations.plan.workload import estimate_examples, estimate_training
 from distilray.pretraining_data.shards import ShardSet
 from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
+from distilray.runtime.progress import Progress
 
 LAYERS, DIM, HEADS, HIDDEN = 4, 256, 4, 1024
 ORDER = (1, 2, 4, 1)
@@ -71,7 +75,6 @@ def measure(args: argparse.Namespace, folder: Path, name: str, workers: int) -> 
     """Run a training job, and return the tokens per second of all workers (median over the rows of its metrics)."""
     file = folder / f"{name}.yaml"
     file.write_text(yaml.safe_dump(recipe(args, folder, name, workers)))
-    start = time.perf_counter()
     command = [sys.executable, "-m", "jobs.distill", "--recipe", str(file)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -79,14 +82,7 @@ def measure(args: argparse.Namespace, folder: Path, name: str, workers: int) -> 
     metrics = folder / name / "metrics.jsonl"
     rows = [json.loads(line) for line in metrics.read_text().splitlines()][SKIPPED_ROWS:]
     metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))  # `jobs.plan` computes the rate from these rows
-    rate = statistics.median(row["tokens_per_s"] for row in rows)
-    spread = min(row["tokens_per_s"] for row in rows), max(row["tokens_per_s"] for row in rows)
-    print(
-        f"{workers} worker(s): {rate:,.0f} tokens/s (rows {spread[0]:,.0f} to {spread[1]:,.0f}), "
-        f"{time.perf_counter() - start:.0f} s, load {os.getloadavg()[0]:.1f}",
-        flush=True,
-    )
-    return rate
+    return statistics.median(row["tokens_per_s"] for row in rows)
 
 
 def products(_: int) -> float:
@@ -137,33 +133,37 @@ def predict(args: argparse.Namespace, folder: Path, vocabulary: int, rate: float
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("shards_dir", help="run folder of encode_corpus with the recipe of the quickstart")
+    parser.add_argument("shards_dir", nargs="?", help="run of encode_corpus (default: that of the quickstart)")
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--micro-batch-size", type=int, default=8)
     args = parser.parse_args()
-    args.shards_dir = str(Path(args.shards_dir).absolute())
-    with tempfile.TemporaryDirectory() as name:
-        folder, rates = Path(name), {workers: [] for workers in ORDER}
+    args.shards_dir = str(Path(args.shards_dir or quickstart_run("shards")).absolute())
+    rates: dict[int, list[float]] = {workers: [] for workers in ORDER}
+    with tempfile.TemporaryDirectory() as name, Progress("scaling", total=len(ORDER), unit="runs") as progress:
+        folder = Path(name)
         vocabulary = write_teacher(folder / "teacher", args.shards_dir)
         effective = effective_cores()
-        print(
-            f"load {os.getloadavg()[0]:.1f} before; "
-            f"two processes effectively get {effective:.2f} cores of {os.cpu_count()}"
-        )
         for number, workers in enumerate(ORDER):
+            progress.advance_to(number, f"{workers} workers, load {os.getloadavg()[0]:.1f}")
             rates[workers].append(measure(args, folder, f"run-{number}", workers))
         measured = {workers: statistics.mean(values) for workers, values in rates.items()}
         nominal, probed = (
             predict(args, folder, vocabulary, measured[1], cores) for cores in (float(os.cpu_count() or 1), effective)
         )
-    for workers in sorted(set(ORDER)):
+    results = [
+        Result("cores that two processes effectively get", effective, "", "", "cores", float(os.cpu_count() or 1))
+    ]
+    for workers in sorted(set(ORDER) - {1}):
         rate = measured[workers]
-        print(
-            f"{workers} worker(s): measured {rate:,.0f} tokens/s ({rate / measured[1]:.2f}x of one); predicted "
-            f"{nominal[workers]:,.0f}, predicted/measured {nominal[workers] / rate:.2f}; with the effective cores "
-            f"{probed[workers]:,.0f}, {probed[workers] / rate:.2f}"
-        )
+        results += [
+            Result(f"{workers} workers", rate, "tokens/s", "", "one worker", measured[1]),
+            Result(f"{workers} workers, predicted", nominal[workers], "tokens/s", "", "measured", rate),
+            Result(
+                f"{workers} workers, predicted with effective cores", probed[workers], "tokens/s", "", "measured", rate
+            ),
+        ]
+    print(table(results))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Load test of the fill-mask service, compared to a transformers pipeline behind FastAPI and to the model alone.
 
-PYTHONPATH=platform:. python -m benchmarks.serving [throughput] [latency] [overload] [kill] [soak]
-    [--seconds N] [--work DIR] [--model DIR] [--proxy haproxy|python] [--poisson]
+    make bench serving
+    PYTHONPATH=platform:. python -m benchmarks.serving [throughput] [latency] [overload] [kill] [soak]
+        [--seconds N] [--work DIR] [--model DIR] [--proxy haproxy|python] [--poisson]
 
-Runs all parts except soak by default. All parts use a model of DistilBERT's size with random weights, and sentences of
-the sample with one mask each. All servers run in new processes with two threads; the service is started with its job,
-as by a user, and the load comes from a separate process.
+By default, measures throughput and latency. All parts use a model of DistilBERT's size with random weights, and
+sentences of the sample with one mask each. All servers run in new processes with two threads; the service is started
+with its job, as by a user, and the load comes from a separate process.
 - throughput: 32 clients; alternates between the forward pass alone, the inference engine, the service in bf16 and in
   its default (fp32), and the baseline; uses the median of all rounds.
 - latency: one client, alternating with direct calls of the engine.
@@ -13,7 +14,7 @@ as by a user, and the load comes from a separate process.
   server. With HAProxy it runs twice: requests are rejected by the replica, and by HAProxy (`shed_above`).
 - kill: two replicas at half of their capacity, one of which is killed.
 - soak: ten minutes at 60%, with memory, threads and open files of all processes.
-Prints a table of results with their targets, and writes all figures to serving.json in the folder of --work.
+Prints a table of results with their goals, and writes all figures to serving.json in the folder of --work.
 """
 
 import argparse
@@ -29,22 +30,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.results import Result, table, write_results
 from benchmarks.serving_load.generator import Plan, run_plan
 from benchmarks.serving_load.in_process import run_in_process
 from benchmarks.serving_load.kill_replica import read_killer, start_killer
 from benchmarks.serving_load.processes import Process, busy_cores, cpu_by_kind, process_tree, trends
 from benchmarks.serving_load.servers import Server, baseline_server, fill_mask_server
-from benchmarks.serving_load.targets import Result, table, write_results
 from benchmarks.serving_load.traffic import body, make_model, masked_sentences
 from distilray.config.serving import LimitsConfig
+from distilray.runtime.progress import Progress
 
 THREADS, CLIENTS, TEXTS = 2, 32, 256
 DEADLINE_S = LimitsConfig().deadline_s
 NORMAL, OVERLOAD, HALF = 0.6, 3.0, 0.5
 SHED_ABOVE = 64  # requests of two full batches
 # Default duration of a measurement.
-SECONDS = {"throughput": 10.0, "latency": 3.0, "overload": 30.0, "kill": 30.0, "soak": 600.0}
-ROUNDS = {"throughput": 3, "latency": 5}
+SECONDS = {"throughput": 4.0, "latency": 3.0, "overload": 30.0, "kill": 30.0, "soak": 600.0}
+ROUNDS = {"throughput": 2, "latency": 5}
 _DRY_RUN_S = 3.0  # shorter runs only show that a part works, for which one round is enough
 _BEFORE_KILL_S = 8.0  # time for the killing process to start and become idle
 
@@ -59,11 +61,18 @@ class Bench:
     poisson: bool
     seconds: float | None
     texts: list[str]
+    progress: Progress
     results: list[Result] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.bodies = [body(text) for text in self.texts]
+        self._measurements = 0
+
+    def advance(self, note: str) -> None:
+        """Report that the next measurement begins."""
+        self.progress.advance_to(self._measurements, note)
+        self._measurements += 1
 
     def duration(self, part: str) -> float:
         """Return the seconds of a measurement."""
@@ -100,6 +109,7 @@ def throughput(bench: Bench) -> None:
     seconds = bench.duration("throughput")
 
     def model(what: str, dtype: str) -> float:
+        bench.advance(f"{what} in {dtype}")
         result = run_in_process(what, bench.model_dir, bench.texts, seconds=seconds, threads=THREADS, dtype=dtype)
         return float(result["texts_per_s"])
 
@@ -108,10 +118,13 @@ def throughput(bench: Bench) -> None:
     for _ in range(bench.rounds("throughput")):
         rates = {"raw bf16": model("raw", "bfloat16"), "raw fp32": model("raw", "float32")}
         rates["engine, bf16"] = model("engine", "bfloat16")
+        bench.advance("service in bfloat16")
         with bench.server(settings=("app.dtype=bfloat16",)) as server:
             in_bf16 = bench.closed(server, seconds)
+        bench.advance("service in float32")
         with bench.server() as server:
             ours = bench.closed(server, seconds)
+        bench.advance("baseline")
         with baseline_server(bench.model_dir, log=bench.work / "baseline.log", threads=THREADS) as server:
             one_client, baseline = bench.closed(server, seconds / 2, clients=1), bench.closed(server, seconds)
         rates |= {
@@ -136,7 +149,7 @@ def throughput(bench: Bench) -> None:
         ("raw fp32", "raw bf16", ""),
         ("baseline, 1 client", "baseline", ""),
     ):
-        bench.results.append(Result("throughput", what, medians[what], "req/s", goal, other, medians[other]))
+        bench.results.append(Result(f"throughput: {what}", medians[what], "req/s", goal, other, medians[other]))
 
 
 def latency(bench: Bench) -> None:
@@ -146,6 +159,7 @@ def latency(bench: Bench) -> None:
         bench.load(server, concurrency=1, requests=20, seconds=30)
         for _ in range(bench.rounds("latency")):
             seconds = bench.duration("latency")
+            bench.advance("latency of the engine, and of the service")
             direct = run_in_process("direct", bench.model_dir, bench.texts, seconds=seconds, threads=THREADS)
             served = bench.load(server, concurrency=1, requests=direct["requests"], seconds=10 * seconds)
             rounds.append((direct["latency_ms"], served["phases"][0]["latency_ms"]))
@@ -153,7 +167,7 @@ def latency(bench: Bench) -> None:
     for percentile, goal in (("p50", "<= 4"), ("p99", "")):
         added = statistics.median(served[percentile] - direct[percentile] for direct, served in rounds)
         call = statistics.median(direct[percentile] for direct, _ in rounds)
-        bench.results.append(Result("latency", f"added {percentile}", added, "ms", goal, f"a call: {call:.1f} ms"))
+        bench.results.append(Result(f"latency: added {percentile}", added, "ms", goal, f"a call: {call:.1f} ms"))
 
 
 def overload(bench: Bench) -> None:
@@ -165,6 +179,7 @@ def overload(bench: Bench) -> None:
 
 def _overload(bench: Bench, part: str, *, goal: str, settings: Sequence[str] = ()) -> None:
     seconds = bench.duration("overload")
+    bench.advance(part)
     with bench.server(settings=settings) as server:
         capacity = bench.capacity(server, "overload")
         phases = [(NORMAL * capacity, seconds / 3), (OVERLOAD * capacity, seconds), (NORMAL * capacity, seconds / 2)]
@@ -178,22 +193,23 @@ def _overload(bench: Bench, part: str, *, goal: str, settings: Sequence[str] = (
         count for phase in (over, after) for name, count in phase["outcomes"].items() if name not in {"200", "429"}
     )
     results = [
-        Result(part, "p99 at 60%", normal.get("p99", 0), "ms", "<= 5", "its p50", normal.get("p50", 0)),
-        Result(part, "not 200 at 60%", _not_ok(before), "", "<= 0"),
-        Result(part, "neither 200 nor 429", others, "", "<= 0", f"of {over['sent']:,} sent"),
-        Result(part, "wrong responses", sum(load["faults"].values()), "", "<= 0", _format_counts(load["faults"])),
-        Result(part, "capacity after", capacity_after, "req/s", "", "before", capacity),
-        Result(part, "goodput", over["goodput"], "req/s", goal, "mean capacity", (capacity + capacity_after) / 2),
-        Result(part, "p99 of accepted", over["latency_ms"].get("p99", 0) / 1000, "s", f"< {DEADLINE_S:g}"),
-        Result(part, "p50 of rejected", over["rejected_ms"].get("p50", 0), "ms"),
-        Result(part, "p99 of rejected", over["rejected_ms"].get("p99", 0), "ms"),
-        Result(part, "recovered after", _recovery_s(load, normal.get("p50", 0)), "s", "<= 5"),
+        Result(f"{part}: p99 at 60%", normal.get("p99", 0), "ms", "<= 5", "its p50", normal.get("p50", 0)),
+        Result(f"{part}: not 200 at 60%", _not_ok(before), "", "<= 0"),
+        Result(f"{part}: neither 200 nor 429", others, "", "<= 0", f"of {over['sent']:,} sent"),
+        Result(f"{part}: wrong responses", sum(load["faults"].values()), "", "<= 0", _format_counts(load["faults"])),
+        Result(f"{part}: capacity after", capacity_after, "req/s", "", "before", capacity),
+        Result(f"{part}: goodput", over["goodput"], "req/s", goal, "mean capacity", (capacity + capacity_after) / 2),
+        Result(f"{part}: p99 of accepted", over["latency_ms"].get("p99", 0) / 1000, "s", f"< {DEADLINE_S:g}"),
+        Result(f"{part}: p50 of rejected", over["rejected_ms"].get("p50", 0), "ms"),
+        Result(f"{part}: p99 of rejected", over["rejected_ms"].get("p99", 0), "ms"),
+        Result(f"{part}: recovered after", _recovery_s(load, normal.get("p50", 0)), "s", "<= 5"),
     ]
     bench.results += results
 
 
 def kill(bench: Bench) -> None:
     """Kill one of two replicas at half of the capacity of both."""
+    bench.advance("kill")
     with bench.server(replicas=2) as server:
         capacity = bench.capacity(server, "kill")
         killer = start_killer(server, 2, at=time.time() + _BEFORE_KILL_S)
@@ -208,17 +224,18 @@ def kill(bench: Bench) -> None:
     failures = [{"sent_s": row[2] - killed, "ended_s": row[3] - killed, "outcome": row[4]} for row in failed]
     bench.details["kill"] = {"capacity": capacity, **event, "failures": failures, **load}
     bench.results += [
-        Result("kill", "failed, in flight", len(failed) - len(other), "", f"<= {len(in_flight)}", "in flight on both"),
-        Result("kill", "failed, any other", len(other), "", "<= 0", f"of {load['sent']:,} sent"),
-        Result("kill", "rejected (429)", load["phases"][0]["outcomes"].get("429", 0)),
-        Result("kill", "noticed after", event["noticed_s"], "s"),
-        Result("kill", "replaced after", event["replaced_s"], "s", "< 15"),
+        Result("kill: failed, in flight", len(failed) - len(other), "", f"<= {len(in_flight)}", "in flight on both"),
+        Result("kill: failed, any other", len(other), "", "<= 0", f"of {load['sent']:,} sent"),
+        Result("kill: rejected (429)", load["phases"][0]["outcomes"].get("429", 0)),
+        Result("kill: noticed after", event["noticed_s"], "s"),
+        Result("kill: replaced after", event["replaced_s"], "s", "< 15"),
     ]
 
 
 def soak(bench: Bench) -> None:
     """Run at 60% of the capacity, and measure the resources of all processes over time."""
     seconds = bench.duration("soak")
+    bench.advance("soak")
     samples: list[tuple[float, list[Process]]] = []
     done = threading.Event()
     with bench.server() as server:
@@ -240,14 +257,14 @@ def soak(bench: Bench) -> None:
     process_trends = trends(samples, warm_up_s=min(60.0, seconds / 4))
     bench.details["soak"] = {**load, "processes": process_trends}
     named = [each for each in process_trends if each["kind"] != "other"]
-    bench.results.append(Result("soak", "not 200", _not_ok(load["phases"][0]), "", "<= 0", f"of {load['sent']:,} sent"))
+    bench.results.append(Result("soak: not 200", _not_ok(load["phases"][0]), "", "<= 0", f"of {load['sent']:,} sent"))
     for each in named:
         rss, what = each["rss_mb"], f"RSS of {each['kind']}, end"
-        bench.results.append(Result("soak", what, rss["end"], "MB", "<= 1.05", "after warm-up", rss["warm"]))
+        bench.results.append(Result(f"soak: {what}", rss["end"], "MB", "<= 1.05", "after warm-up", rss["warm"]))
     for name in ("threads", "files"):
         worst = max(named, key=lambda each: each[name]["end"] - each[name]["warm"])
         change = worst[name]["end"] - worst[name]["warm"]
-        bench.results.append(Result("soak", f"{name} more, worst", change, "", "<= 2", worst["kind"]))
+        bench.results.append(Result(f"soak: {name} more, worst", change, "", "<= 2", worst["kind"]))
 
 
 PARTS: dict[str, Callable[[Bench], None]] = {
@@ -280,7 +297,7 @@ def _format_counts(counts: dict[str, int]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("parts", nargs="*", choices=PARTS, help="default: all except soak")
+    parser.add_argument("parts", nargs="*", choices=PARTS, help="default: throughput and latency")
     parser.add_argument("--seconds", type=float, help="duration of each measurement; below 3, a dry run with one round")
     parser.add_argument("--work", type=Path, default=Path("runs/benchmarks/serving"))
     parser.add_argument("--model", help="model folder (default: create one)")
@@ -291,15 +308,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     model_dir = str(Path(args.model or make_model(args.work / "model")).absolute())
     texts = masked_sentences(TEXTS, seed=0)
-    bench = Bench(model_dir, args.work, args.proxy, args.poisson, args.seconds, texts)
     settings = {"proxy": args.proxy, "poisson": args.poisson, "model": model_dir, "cpus": os.cpu_count()}
     busy: dict[str, float] = {}
-    for part in args.parts or [part for part in PARTS if part != "soak"]:
-        busy[part], start = busy_cores(1.0), time.monotonic()
-        PARTS[part](bench)
-        duration = time.monotonic() - start
-        print(f"{part}: {duration:.0f} s; other processes used {busy[part]:.2f} cores before it", flush=True)
-        write_results(args.work / "serving.json", bench.results, {**settings, "cores_of_others": busy, **bench.details})
+    with Progress("serving", total=None, unit="measurements") as progress:
+        bench = Bench(model_dir, args.work, args.proxy, args.poisson, args.seconds, texts, progress)
+        for part in args.parts or ("throughput", "latency"):
+            busy[part] = busy_cores(1.0)
+            PARTS[part](bench)
+            details = {**settings, "cores_of_others": busy, **bench.details}
+            write_results(args.work / "serving.json", bench.results, details)
+    print(f"cores used by other processes before each part: {busy}")
     print(table(bench.results), flush=True)
 
 

@@ -1,9 +1,10 @@
 """Effect of three optimizations of the training step on a CPU.
 
-PYTHONPATH=platform python benchmarks/training_step.py SHARDS_DIR
+    make bench training_step
+    PYTHONPATH=platform:. python -m benchmarks.training_step [SHARDS_DIR]
 
-Reads shards of the quickstart (its tokenizer, 128 tokens). Prints the median duration of forward and backward passes of
-the quickstart's encoder on 16 examples: (a) masked LM alone with eager or fused attention, (b) with the distillation
+Reads shards of the quickstart (its tokenizer, 128 tokens). Compares the median duration of forward and backward passes
+of the quickstart's encoder on 16 examples: (a) masked LM alone with eager or fused attention, (b) with the distillation
 loss at masked positions or at all positions, (c) with freed memory kept by the process or returned to the system. They
 run in a thread, like the training loop of a Ray Train worker, because glibc returns more memory there than in the main
 thread.
@@ -13,11 +14,12 @@ import argparse
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import numpy as np
 import torch
 
+from benchmarks.inputs import quickstart_run
+from benchmarks.results import Result, table
 from distilray.config.distillation import LossConfig
 from distilray.config.sample import resolve_sample
 from distilray.distillation.objective import MASKED_LM_ONLY, DistillationLoss, TensorBatch
@@ -26,6 +28,7 @@ from distilray.models.precision import preferred_dtype
 from distilray.models.processor import configure_cpu
 from distilray.pretraining_data.batches import collate
 from distilray.pretraining_data.shards import ShardSet
+from distilray.runtime.progress import Progress
 from tests.tiny.shards import planned, step_counts
 
 EXAMPLES, REPEATS = 16, 7
@@ -56,19 +59,29 @@ def seconds(shards: ShardSet, losses: LossConfig, attention: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("shards_dir")
-    shards = ShardSet(parser.parse_args().shards_dir, "train")
+    parser.add_argument("shards_dir", nargs="?", help="run of encode_corpus (default: that of the quickstart)")
+    shards = ShardSet(parser.parse_args().shards_dir or quickstart_run("shards"), "train")
     masked_only, all_positions = LossConfig(ce_positions="masked"), LossConfig(ce_positions="all")
-    with ThreadPoolExecutor(1) as thread:
-        measure = partial(thread.submit, seconds, shards)
-        returned = [measure(losses, "eager").result() for losses in (all_positions, masked_only)]
+    with ThreadPoolExecutor(1) as thread, Progress("training_step", total=6, unit="variants") as progress:
+        done = 0
+
+        def measure(losses: LossConfig, attention: str = "eager") -> float:
+            nonlocal done
+            result = thread.submit(seconds, shards, losses, attention).result()
+            progress.advance_to(done := done + 1)
+            return result
+
+        returned = [measure(losses) for losses in (all_positions, masked_only)]
         configure_cpu(torch.get_num_threads())
-        fused, eager = (measure(MASKED_LM_ONLY, attention).result() for attention in ("sdpa", "eager"))
-        everywhere, masked = (measure(losses, "eager").result() for losses in (all_positions, masked_only))
-    print(f"attention: fused {fused:.3f} s, eager {eager:.3f} s: {fused / eager:.2f}x")
-    print(f"masked-LM head: all positions {everywhere:.3f} s, masked {masked:.3f} s: {everywhere / masked:.2f}x")
-    for where, before, kept in zip(("all positions", "masked"), returned, (everywhere, masked), strict=True):
-        print(f"freed memory, {where}: returned {before:.3f} s, kept {kept:.3f} s: {before / kept:.2f}x")
+        fused, eager = (measure(MASKED_LM_ONLY, attention) for attention in ("sdpa", "eager"))
+        everywhere, masked = (measure(losses) for losses in (all_positions, masked_only))
+    results = [
+        Result("step with eager attention", eager, "s", "", "fused attention", fused),
+        Result("distillation loss at masked positions", masked, "s", "", "at all positions", everywhere),
+        Result("freed memory kept, masked positions", masked, "s", "", "returned", returned[1]),
+        Result("freed memory kept, all positions", everywhere, "s", "", "returned", returned[0]),
+    ]
+    print(table(results))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """Speed and quality of wikitext cleaning compared to its parser alone and to wikiextractor.
 
-PYTHONPATH=platform python benchmarks/wikitext_cleaning.py [--wikiextractor PYTHON] [--dump FILE]
+    make bench wikitext_cleaning
+    PYTHONPATH=platform:. python -m benchmarks.wikitext_cleaning [--wikiextractor PYTHON] [--dump FILE]
 
-Reads the articles of a dump (XML, plain or bz2; default: the sample). Prints CPU seconds per MB of wikitext for (a)
-mwparserfromhell's parser alone, (b) cleaning and sentence splitting, (b2) the same with reading the XML and counting
-residue and holes, and (c) wikiextractor in another interpreter, without and with its templates (user and system time of
-all its processes). wikiextractor gets `--copies` copies of the articles under new ids, so that its startup time is
-negligible. Finally, prints residue and holes per 1,000 words of both outputs.
+Reads the articles of a dump (XML, plain or bz2; default: the sample). Compares the CPU seconds per MB of wikitext for
+reading, cleaning, splitting into sentences, and counting residue and holes with those of mwparserfromhell's parser
+alone, of cleaning and splitting alone, and of wikiextractor in another interpreter, without and with its templates
+(user and system time of all its processes). wikiextractor gets `--copies` copies of the articles under new ids, so that
+its startup time is negligible. Also compares residue and holes per 1,000 words of both outputs.
 """
 
 import argparse
@@ -24,13 +25,16 @@ from xml.etree import ElementTree
 
 import mwparserfromhell
 
+from benchmarks.results import Result, table
 from distilray.config.sample import wikipedia_dump
 from distilray.corpus.quality import count_holes, count_residue, per_thousand
 from distilray.corpus.sentences import split_sentences
 from distilray.corpus.wikitext.arguments import HOLE, UNKNOWN
 from distilray.corpus.wikitext.cleaning import clean_wikitext
+from distilray.runtime.progress import Progress
 
 ROUNDS = 3
+OURS = "clean and count"
 _PAGE = re.compile(r"  <page>.*?</page>\n", re.DOTALL)
 
 
@@ -83,10 +87,12 @@ def extracted(folder: Path, articles: int) -> list[str]:
     return [json.loads(line)["text"] for line in lines[:articles]]
 
 
-def print_quality(name: str, texts: list[str]) -> None:
+def quality(name: str, texts: list[str]) -> list[Result]:
     words = sum(len(text.split()) for text in texts)
-    residue, holes = (per_thousand(sum(map(count, texts)), words) for count in (count_residue, count_holes))
-    print(f"{name}: {words:,} words, residue {residue} and holes {holes} per 1,000 words")
+    return [
+        Result(f"{name}: {what} per 1,000 words", per_thousand(sum(map(count, texts)), words))
+        for what, count in (("residue", count_residue), ("holes", count_holes))
+    ]
 
 
 def whole_sentences(wikitext: str) -> str:
@@ -118,31 +124,38 @@ def main() -> None:
     print(f"{len(pages)} articles, {megabytes:.2f} MB of wikitext; CPU time, median of {ROUNDS} rounds")
     with tempfile.TemporaryDirectory() as folder:
         measures: dict[str, Callable[[], float]] = {
-            "(a) mwparserfromhell.parse": lambda: cpu_seconds(lambda: [mwparserfromhell.parse(text) for text in texts]),
-            "(b) clean and sentences": lambda: cpu_seconds(lambda: [sentences(text) for text in texts]),
-            "(b2) with XML and counting": lambda: cpu_seconds(lambda: read_clean_and_count(pages)),
+            "mwparserfromhell alone": lambda: cpu_seconds(lambda: [mwparserfromhell.parse(text) for text in texts]),
+            "without XML and counting": lambda: cpu_seconds(lambda: [sentences(text) for text in texts]),
+            OURS: lambda: cpu_seconds(lambda: read_clean_and_count(pages)),
         }
         if python := args.wikiextractor:
             dump, out = Path(folder, "dump.xml"), Path(folder, "out")
             write_copies(dump, header, pages, args.copies)
             for name, options in (("without templates", ["--no-templates"]), ("with templates", [])):
-                measures[f"(c) wikiextractor {name}"] = lambda name=name, options=options: (  # type: ignore[misc]
+                measures[f"wikiextractor {name}"] = lambda name=name, options=options: (  # type: ignore[misc]
                     run_wikiextractor(python, dump, out / name, *options) / args.copies
                 )
-        print_costs(measures, megabytes)
+        results = costs(measures, megabytes)
         for output in sorted(Path(folder, "out").glob("*")):
             kept = ["\n".join(split_sentences(text)) for text in extracted(output, len(pages))]
-            print_quality(f"wikiextractor {output.name}", kept)
-    print_quality("distilray", [whole_sentences(text) for text in texts])
+            results += quality(f"wikiextractor {output.name}", kept)
+    results += quality("distilray", [whole_sentences(text) for text in texts])
+    print(table(results))
 
 
-def print_costs(measures: dict[str, Callable[[], float]], megabytes: float) -> None:
+def costs(measures: dict[str, Callable[[], float]], megabytes: float) -> list[Result]:
     """Alternate the measurements, so that changes in the speed of the machine affect all of them."""
-    rounds = [{name: measure() / megabytes for name, measure in measures.items()} for _ in range(ROUNDS)]
-    costs = {name: statistics.median(results[name] for results in rounds) for name in measures}
-    for name, cost in costs.items():
-        ratio = costs["(b2) with XML and counting"] / cost
-        print(f"{name}: {cost:.3f} s/MB ({1 / cost:.2f} MB/s); (b2) takes {ratio:.2f}x as long")
+    rounds: list[dict[str, float]] = [{} for _ in range(ROUNDS)]
+    with Progress("wikitext_cleaning", total=ROUNDS * len(measures), unit="measurements") as progress:
+        for number in range(ROUNDS * len(measures)):
+            name = list(measures)[number % len(measures)]
+            progress.advance_to(number, name)
+            rounds[number // len(measures)][name] = measures[name]() / megabytes
+    medians = {name: statistics.median(results[name] for results in rounds) for name in measures}
+    ours = medians[OURS]
+    return [
+        Result(f"{OURS}, CPU time per MB", ours, "s", "", name, cost) for name, cost in medians.items() if name != OURS
+    ]
 
 
 if __name__ == "__main__":

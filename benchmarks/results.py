@@ -1,4 +1,4 @@
-"""Benchmark results with references and goals, as a table and as JSON."""
+"""Results of a benchmark: our value, the value of a peer, and their ratio, as a table and as JSON."""
 
 import json
 import operator
@@ -15,23 +15,22 @@ class Result:
     """One measured value.
 
     Attributes:
-        value: value in `unit`.
-        against: description of the reference.
-        reference: reference value; the ratio is value / reference.
-        goal: such as ">= 10", for the ratio if there is a reference, else for the value; "" if there is no goal.
+        ours: value in `unit`.
+        peer: description of the peer or limit.
+        reference: value of the peer; the ratio is ours / reference.
+        goal: such as ">= 10", for the ratio if there is a reference, else for our value; "" if there is no goal.
     """
 
-    part: str
     what: str
-    value: float
+    ours: float
     unit: str = ""
     goal: str = ""
-    against: str = ""
+    peer: str = ""
     reference: float | None = None
 
     @property
     def ratio(self) -> float | None:
-        return None if self.reference is None else self.value / max(self.reference, 1e-9)
+        return None if self.reference is None else self.ours / max(self.reference, 1e-9)
 
     @property
     def met(self) -> bool | None:
@@ -39,12 +38,12 @@ class Result:
         if not self.goal:
             return None
         sign, _, bound = self.goal.partition(" ")
-        compared = self.value if self.ratio is None else self.ratio
+        compared = self.ours if self.ratio is None else self.ratio
         return bool(_COMPARISONS[sign](compared, float(bound)))
 
 
 def table(results: Sequence[Result]) -> str:
-    rows = [("part", "what", "measured", "against", "ratio", "goal", "met"), *map(_cells, results)]
+    rows = [("what", "ours", "peer", "ratio", "goal", "met"), *map(_cells, results)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
@@ -56,11 +55,11 @@ def write_results(file: Path, results: Sequence[Result], details: dict[str, Any]
 
 
 def _cells(result: Result) -> tuple[str, ...]:
-    measured = f"{_number(result.value)} {result.unit}".rstrip()
-    against = result.against if result.reference is None else f"{result.against} {_number(result.reference)}"
+    ours = f"{_number(result.ours)} {result.unit}".rstrip()
+    peer = result.peer if result.reference is None else f"{result.peer}: {_number(result.reference)}"
     ratio = "" if result.ratio is None else f"{result.ratio:.2f}x"
     met = {True: "yes", False: "NO", None: ""}[result.met]
-    return result.part, result.what, measured, against, ratio, result.goal, met
+    return result.what, ours, peer, ratio, result.goal, met
 
 
 def _number(value: float) -> str:
