@@ -8,13 +8,14 @@ BIN := $(VENV)/bin
 LOCK := requirements.lock
 SERVICE_TESTS := $(wildcard tests/serve tests/faults/test_serving.py)
 RUNTIME_LOCK := requirements-runtime.lock
-STAMP := $(VENV)/installed-$(shell sha256sum $(LOCK) Makefile | sha256sum | cut -c1-16)
+RESULTS = --junitxml=.pytest_cache/$(1).xml
+STAMP := $(VENV)/installed-$(shell sha256sum $(LOCK) | cut -c1-16)
 export PYTHONPATH := platform
 export RAY_USAGE_STATS_ENABLED := 0
 # Ray's `uv run` hook would look for a Python outside this environment.
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 
-.PHONY: help setup quickstart serve glue-demo reproduction check test test-slow golden format lock clean
+.PHONY: help setup quickstart serve glue-demo reproduction check test test-all test-docs bench measure golden format lock clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,7 +35,7 @@ $(STAMP):
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary=:all: "$$(grep '^torch==' $(LOCK))"
 	@touch $@
 
-quickstart: setup  ## run the whole pipeline on a Wikipedia sample: dump -> student -> HTTP answer (runs/quickstart)
+quickstart: setup  ## run the whole pipeline on a sample: dump -> student -> HTTP answer (runs/quickstart)
 	@$(BIN)/python -m jobs.run_pipeline jobs/pipelines/quickstart.yaml
 
 serve: setup  ## serve the student of the quickstart at http://127.0.0.1:8000
@@ -43,24 +44,40 @@ serve: setup  ## serve the student of the quickstart at http://127.0.0.1:8000
 glue-demo: setup  ## search for fine-tuning settings on a small task in GLUE's format, offline (runs/glue-demo)
 	@$(BIN)/python -m jobs.run_pipeline jobs/pipelines/glue-demo.yaml
 
-reproduction: setup  ## reproduce the claim of DistilBERT on a small scale (2.5 h): make reproduction GLUE=FOLDER
+reproduction: setup  ## reproduce the claim of DistilBERT in miniature (2.5 h): make reproduction GLUE=FOLDER
 	@$(BIN)/python -m jobs.run_pipeline jobs/pipelines/reproduction.yaml $(if $(GLUE),glue='$(GLUE)') $(STAGES)
 
-check: setup  ## check format, lint, types and import rules; run the fast tests
+check: setup  ## check format, lint, types and import rules; run the fast tests (2.5 minutes)
 	@test ! -e platform/__init__.py || { echo "platform/__init__.py shadows the standard library module platform: remove it"; exit 1; }
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 8
+	$(BIN)/python -m pytest -m "not slow and not docs" -n auto --maxprocesses 8 $(call RESULTS,fast)
 
-test: check test-slow  ## run everything that CI runs: check and the slow tests
+test: check  ## run check and the most important slow tests: pipeline, job, service, kills (10 minutes)
+	$(BIN)/python -m pytest -m smoke $(call RESULTS,smoke)
 
 # Two files run at a time, because slow tests mostly wait for Ray's processes. The tests of the service have time
 # limits, so they run one after the other.
-test-slow: setup  ## run only the tests that take minutes: Ray clusters, jobs, HTTP
-	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile $(SERVICE_TESTS:%=--ignore=%)
-	$(BIN)/python -m pytest -m slow $(SERVICE_TESTS)
+test-all: check  ## run check and all slow tests: Ray clusters, jobs, HTTP, browsers, faults (25 minutes)
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile $(SERVICE_TESTS:%=--ignore=%) $(call RESULTS,slow)
+	$(BIN)/python -m pytest -m slow $(SERVICE_TESTS) $(call RESULTS,service)
+
+test-docs: setup  ## run every command of README and docs, including the long ones
+	$(BIN)/python -m pytest -m docs
+
+# The words after `bench` are names, not targets.
+ifeq (bench,$(firstword $(MAKECMDGOALS)))
+BENCHMARKS := $(wordlist 2,$(words $(MAKECMDGOALS)),$(MAKECMDGOALS))
+$(eval $(BENCHMARKS):;@:)
+endif
+
+bench: setup  ## run all benchmarks, or one: make bench NAME (at most 5 minutes each)
+	@PYTHONPATH=platform:. $(BIN)/python -m benchmarks $(BENCHMARKS)
+
+measure: setup  ## print the size of the code, its style, and the duration of the last test runs
+	@PYTHONPATH=platform:. $(BIN)/python -m tests.layout.measure
 
 golden: setup  ## update the recordings of tests/golden after an intended change of results
 	$(BIN)/python -m tests.golden.record
@@ -74,7 +91,7 @@ format: setup  ## format the code and fix lint
 COMPILE = uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --only-binary :all: --quiet \
 	  --no-emit-package torch --no-annotate --no-header
 
-lock: setup  ## update both lock files after a change of pyproject.toml (needs uv; LOCK_FLAGS=--upgrade upgrades)
+lock: setup  ## update the lock files after a change of pyproject.toml (needs uv; LOCK_FLAGS=--upgrade)
 	@grep -v '^#\|^torch==' $(LOCK) > $(VENV)/new.lock
 	@$(COMPILE) $(LOCK_FLAGS) --all-extras --constraint <(grep '^torch==' $(LOCK)) -o $(VENV)/new.lock
 	@{ sed -n '/^#/p; /^torch==/p' $(LOCK); cat $(VENV)/new.lock; } > $(VENV)/whole.lock && mv $(VENV)/whole.lock $(LOCK)
