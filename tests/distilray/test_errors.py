@@ -1,8 +1,11 @@
 import errno
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 
-from distilray.errors import InputError, find_input_error, reading, writing
+from distilray.errors import InputError, MissingFileError, find_input_error, reading, writing
 
 
 class Wrapping(RuntimeError):
@@ -32,13 +35,10 @@ def test_an_input_error_is_found_behind_every_kind_of_wrapping() -> None:
 
 
 def test_an_error_without_an_input_error_behind_it_gives_none() -> None:
-    assert find_input_error(Wrapping(cause=ValueError("x"), worker_failures={0: "text"})) is None
-
-
-def test_errors_that_cause_each_other_end_the_search() -> None:
     first, second = RuntimeError("a"), RuntimeError("b")
     first.__cause__, second.__cause__ = second, first
-    assert find_input_error(first) is None
+    others = [first, OSError(errno.ECHILD, "no child"), Wrapping(cause=ValueError("x"), worker_failures={0: "text"})]
+    assert [find_input_error(error) for error in others] == [None] * 3
 
 
 class OfBothClasses(InputError):
@@ -59,37 +59,30 @@ def test_a_disk_that_cannot_be_written_is_an_input_error_that_names_the_file(num
     assert "/tmp/file: no room" in str(found)
 
 
-def test_another_error_of_the_system_is_none() -> None:
-    assert find_input_error(OSError(errno.ECHILD, "no child")) is None
-
-
 @pytest.mark.parametrize(
-    ("error", "reason"),
+    ("translate", "error", "message"),
     [
-        (FileNotFoundError(errno.ENOENT, "gone"), "no such file or folder"),
-        (PermissionError(errno.EACCES, "denied"), "permission denied"),
-        (OSError(errno.EIO, "Input/output error"), r"cannot be read \(Input/output error\)"),
-        (OSError("an answer of the store"), r"cannot be read \(an answer of the store\)"),
+        (reading, FileNotFoundError(errno.ENOENT, "gone"), "no such file or folder"),
+        (reading, PermissionError(errno.EACCES, "denied"), f"permission denied; give user {os.getuid()}"),
+        (reading, OSError(errno.EIO, "Input/output error"), "cannot be read (Input/output error)"),
+        (reading, OSError("an answer of the store"), "cannot be read (an answer of the store)"),
+        (writing, FileNotFoundError(errno.ENOENT, "gone"), "removed by another process"),
+        (writing, OSError(errno.EROFS, "Read-only"), "cannot be written (Read-only); give this user access"),
+        (writing, PermissionError(errno.EACCES, "denied"), "cannot be written (denied); give this user access"),
+        (writing, OSError(errno.EPERM, "denied"), "cannot be written (denied); give this user access"),
+        (writing, OSError(errno.ENOSPC, "No space left"), "cannot be written (No space left); free space"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_an_input_error(error: OSError, reason: str) -> None:
-    with pytest.raises(InputError, match=f"^/data/x: {reason}"), reading("/data/x"):
+def test_a_file_that_cannot_be_read_or_written_is_an_input_error(
+    translate: Callable[[str], AbstractContextManager[None]], error: OSError, message: str
+) -> None:
+    with pytest.raises(InputError) as caught, translate("/data/x"):
         raise error
+    assert str(caught.value).startswith(f"/data/x: {message}")
+    assert isinstance(caught.value, FileNotFoundError) == isinstance(error, FileNotFoundError)
 
 
-@pytest.mark.parametrize(
-    ("error", "reason"),
-    [
-        (FileNotFoundError(errno.ENOENT, "gone"), "removed by another process"),
-        (OSError(errno.EROFS, "Read-only file system"), r"cannot be written \(Read-only file system\); give this user"),
-        (OSError(errno.ENOSPC, "No space left"), r"cannot be written \(No space left\); free space"),
-    ],
-)
-def test_a_file_that_cannot_be_written_is_an_input_error(error: OSError, reason: str) -> None:
-    with pytest.raises(InputError, match=f"^/data/x: {reason}"), writing("/data/x"):
-        raise error
-
-
-def test_a_missing_file_is_also_what_python_calls_it() -> None:
-    with pytest.raises(FileNotFoundError), reading("x"):
-        raise FileNotFoundError
+@pytest.mark.parametrize("translate", [reading, writing])
+def test_an_input_error_is_not_translated(translate: Callable[[str], AbstractContextManager[None]]) -> None:
+    with pytest.raises(MissingFileError, match=r"^own message$"), translate("x"):
+        raise MissingFileError("own message")

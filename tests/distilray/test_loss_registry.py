@@ -76,12 +76,9 @@ def test_the_dry_run_shows_its_weight(teacher_dir, shards_dir):
     assert "0.75 l1" in plan["losses"]
 
 
-def test_the_report_shows_its_weight_and_its_curve(run_dir):
-    page = report_page(read_runs([run_dir]), "tiny")
+def test_the_report_and_the_model_card_show_its_weight(run_dir):
+    runs = read_runs([run_dir])
+    page = report_page(runs, "tiny")
     assert f"weight of l1 ({LABEL})" in page
-    assert ">l1</text>" in page
-
-
-def test_the_model_card_shows_its_label_and_its_weight(run_dir):
-    card = model_card(read_runs([run_dir]), ReportConfig(run_dir="unused", run_paths=[run_dir]))
-    assert f"| {LABEL} | 0.75 |" in card
+    assert ">l1</text>" in page  # its curve
+    assert f"| {LABEL} | 0.75 |" in model_card(runs, ReportConfig(run_dir="unused", run_paths=[run_dir]))

@@ -24,32 +24,33 @@ def test_the_sample_is_a_file_of_this_machine() -> None:
     assert Path(source_files(config({"path": "sample:wikipedia"}))[0].uri).is_file()
 
 
-def test_another_sample_is_refused() -> None:
-    with pytest.raises(InputError, match="no such sample"):
-        source_files(config({"path": "sample:books"}))
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        ([{"path": "sample:books"}], "no such sample"),
+        (
+            [{"kind": "books", "path": "{folder}"}, {"kind": "text", "name": "again", "path": "{folder}/a.txt"}],
+            "listed twice",
+        ),
+        ([{"kind": "csv", "name": "rows", "path": "{folder}"}], "none of 1 files belongs to a source of kind 'csv'"),
+    ],
+    ids=["another sample", "a file twice", "no file of its kind"],
+)
+def test_a_source_without_files_of_its_own_is_refused(
+    tmp_path: Path, sources: list[dict[str, str]], message: str
+) -> None:
+    books(tmp_path, a=1)
+    with pytest.raises(InputError, match=message):
+        source_files(config(*[{**each, "path": each["path"].format(folder=tmp_path)} for each in sources]))
 
 
-def test_a_file_listed_twice_is_refused(tmp_path: Path) -> None:
-    of_folder = books(tmp_path, a=1)
-    with pytest.raises(InputError, match="listed twice"):
-        source_files(config(of_folder, {"kind": "text", "name": "again", "path": f"{tmp_path}/a.txt"}))
-
-
-def test_a_folder_without_a_file_of_its_kind_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "readme.md").write_text("no book")
-    with pytest.raises(InputError, match="none of 1 files belongs to a source of kind 'books'"):
-        source_files(config({"kind": "books", "path": str(tmp_path)}))
-
-
-def test_files_of_a_folder_are_known_by_their_path_below_it(tmp_path: Path) -> None:
-    source = books(tmp_path, **{"b/two": 1, "a": 1})
-    assert [file.name for file in source_files(config(source))] == ["a.txt", "b/two.txt"]
-
-
-def test_files_of_a_pattern_are_known_by_their_path_below_its_folder(tmp_path: Path) -> None:
-    books(tmp_path, **{"b/two": 1, "c/three": 1})
-    source = {"kind": "books", "path": f"{tmp_path}/*/*.txt"}
-    assert [file.name for file in source_files(config(source))] == ["b/two.txt", "c/three.txt"]
+@pytest.mark.parametrize(
+    ("pattern", "names"), [("", ["a.txt", "b/two.txt", "c/three.txt"]), ("/*/*.txt", ["b/two.txt", "c/three.txt"])]
+)
+def test_files_are_named_by_their_path_below_the_folder(tmp_path: Path, pattern: str, names: list[str]) -> None:
+    books(tmp_path, **{"b/two": 1, "c/three": 1, "a": 1})
+    found = source_files(config({"kind": "books", "path": f"{tmp_path}{pattern}"}))
+    assert [file.name for file in found] == names
 
 
 def test_small_files_share_a_chunk_up_to_its_size(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 from pathlib import Path
 
+import pytest
+
 from distilray.corpus import duplicate_search
 from distilray.corpus.duplicate_search import dropped_rows, plan_searches, run_search
 from tests.tiny.extraction import extract
@@ -20,31 +22,28 @@ def search(folder: Path, texts: list[str], *, documents: int = 10, **values: obj
     return {chunk: reason for chunk, rows in found.items() for reason in rows.values()}
 
 
-def test_the_first_of_equal_texts_is_kept(tmp_path: Path) -> None:
-    assert search(tmp_path, [LONG, OTHER, LONG.upper(), LONG]) == {2: "exact_duplicate", 3: "exact_duplicate"}
+NEAR = {"duplicates": {"near": {}}}
 
 
-def test_the_first_of_nearly_equal_texts_is_kept(tmp_path: Path) -> None:
-    assert search(tmp_path, [NEARLY, OTHER, LONG], duplicates={"near": {}}) == {2: "near_duplicate"}
+@pytest.mark.parametrize(
+    ("texts", "values", "expected"),
+    [
+        ([LONG, OTHER, LONG.upper(), LONG], {}, {2: "exact_duplicate", 3: "exact_duplicate"}),
+        ([NEARLY, OTHER, LONG], {}, {}),
+        ([NEARLY, OTHER, LONG], NEAR, {2: "near_duplicate"}),
+        ([LONG, LONG, NEARLY], NEAR, {1: "exact_duplicate", 2: "near_duplicate"}),
+        ([LONG, LONG], {"duplicates": {"exact": False}}, {}),
+    ],
+    ids=["equal", "near, not searched", "near", "each for its first reason", "equal, not searched"],
+)
+def test_the_first_of_duplicates_is_kept(
+    tmp_path: Path, texts: list[str], values: dict[str, object], expected: dict[int, str]
+) -> None:
+    assert search(tmp_path, texts, **values) == expected
 
 
-def test_near_duplicates_are_kept_when_they_are_not_searched_for(tmp_path: Path) -> None:
-    assert search(tmp_path, [NEARLY, OTHER, LONG]) == {}
-
-
-def test_an_equal_text_is_no_near_duplicate_too(tmp_path: Path) -> None:
-    assert search(tmp_path, [LONG, LONG, NEARLY], duplicates={"near": {}}) == {
-        1: "exact_duplicate",
-        2: "near_duplicate",
-    }
-
-
-def test_equal_texts_are_kept_when_they_are_not_searched_for(tmp_path: Path) -> None:
-    assert search(tmp_path, [LONG, LONG], duplicates={"exact": False}) == {}
-
-
-def test_slices_find_what_one_search_finds(tmp_path: Path) -> None:
-    texts = [f"{(LONG, OTHER)[number % 2]} This is the number {number // 4}." for number in range(20)]
+def test_slices_have_the_result_of_one_search(tmp_path: Path) -> None:
+    texts = [f"{(LONG, OTHER)[number % 2]} This is the number {number // 4}." for number in range(12)]
     near = {"near": {"threshold": 0.95}}
     whole = search(tmp_path / "whole", texts, duplicates=near)
     sliced = search(tmp_path / "sliced", texts, documents=3 * duplicate_search._SLICE_DOCUMENTS, duplicates=near)

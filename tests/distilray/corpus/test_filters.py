@@ -9,48 +9,48 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from distilray.config.corpus import FilterConfig
 from distilray.corpus.filters import (
     TEXT_REASONS,
+    check_language,
     count_basic_tokens,
+    detect_language,
     histogram_bin,
     text_drop_reason,
 )
 from distilray.corpus.writing_systems import COMBINING_MARKS
+from distilray.errors import InputError
 
 CONFIG = FilterConfig(min_words=5, min_sentences=2, min_letter_fraction=0.5)
 ENGLISH = ["The dog is an animal.", "It barks at the man who brings the letters."]
 GERMAN = ["Der Hund ist ein Tier.", "Er bellt den Mann an, der jeden Tag die Briefe bringt, und läuft dann weg."]
-TEXTS = {
-    "too_few_sentences": (["Only one sentence that is long enough."], CONFIG),
-    "too_short": (["Short one.", "Two."], CONFIG),
-    "list_like": (["a list of dogs", "a list of cats", "The end is a sentence."], CONFIG),
-    "too_few_letters": (["1 2 3 4 5 6 7.", "8 9 10 11 a."], CONFIG),
-    "repeated_lines": (["The dog barks loudly."] * 3 + ["The cat is silent."], CONFIG),
-    "wrong_language": (GERMAN, CONFIG.model_copy(update={"language": "en"})),
-}
+CASES = [
+    (None, ENGLISH, {}),
+    (None, GERMAN, {"language": "de"}),
+    (None, ["One two three four five.", "A list"], {}),
+    ("too_few_sentences", ["Only one sentence that is long enough."], {}),
+    ("too_short", ["Short one.", "Two."], {}),
+    ("list_like", ["a list of dogs", "a list of cats", "The end is a sentence."], {}),
+    ("too_few_letters", ["1 2 3 4 5 6 7.", "8 9 10 11 a."], {}),
+    ("repeated_lines", ["The dog barks loudly."] * 3 + ["The cat is silent."], {}),
+    ("wrong_language", GERMAN, {"language": "en"}),
+    ("wrong_language", ["The cat sat here now.", "It is."], {"language": "en", "min_language_probability": 1.0}),
+]
 OFF = FilterConfig(
     min_words=0, min_sentences=0, min_letter_fraction=0, max_list_fraction=1, max_repeated_fraction=1, language=None
 )
 
 
-@pytest.mark.parametrize("reason", TEXTS)
-def test_a_text_is_dropped_for_its_reason(reason: str) -> None:
-    assert text_drop_reason(*TEXTS[reason]) == reason
+def off(**changes: object) -> FilterConfig:
+    return OFF.model_copy(update=changes)
+
+
+@pytest.mark.parametrize(("reason", "sentences", "changes"), CASES)
+def test_a_text_is_kept_or_dropped_for_its_reason(
+    reason: str | None, sentences: list[str], changes: dict[str, object]
+) -> None:
+    assert text_drop_reason(sentences, CONFIG.model_copy(update=changes)) == reason
 
 
 def test_every_reason_has_a_case_here() -> None:
-    assert {name for name, _ in TEXT_REASONS} == set(TEXTS)
-
-
-def test_an_article_is_kept() -> None:
-    assert text_drop_reason(ENGLISH, CONFIG) is None
-
-
-def test_a_text_of_the_language_asked_for_is_kept() -> None:
-    assert text_drop_reason(GERMAN, CONFIG.model_copy(update={"language": "de"})) is None
-
-
-def test_a_language_that_is_less_likely_than_the_bound_is_dropped() -> None:
-    bound = {"language": "en", "min_language_probability": 1.0}
-    assert text_drop_reason(["The cat sat here now.", "It is."], CONFIG.model_copy(update=bound)) == "wrong_language"
+    assert {name for name, _ in TEXT_REASONS} == {reason for reason, _, _ in CASES if reason}
 
 
 @given(st.lists(st.text(), max_size=4))
@@ -61,39 +61,22 @@ def test_bounds_that_are_off_keep_every_text(sentences: list[str]) -> None:
 @pytest.mark.parametrize(
     "sentence",
     [
-        "He left.",
-        "Left?",
-        "Left!",
-        "And so…",
-        'He said "yes."',
-        "(He left.)",
-        "“No!”",
-        "他走了。",
-        "「行け！」",
-        "ได้ไปแล้ว",
-        "वह गया।",
-        "هل ذهب؟",
-        "وہ گیا۔",
-        "Գնաց։",
-        "ሄደ።",
-        "គាត់ទៅ។",
-        "Έφυγε;",
-        "„Nein.“",
-        "Он ушёл.»",
+        "He left.", "Left?", "Left!", "And so…", 'He said "yes."', "(He left.)", "“No!”", "他走了。", "「行け！」",
+        "ได้ไปแล้ว", "वह गया।", "هل ذهب؟", "وہ گیا۔", "Գնաց։", "ሄደ።", "គាត់ទៅ។", "Έφυγε;", "„Nein.“", "Он ушёл.»",
     ],
-)
-def test_a_sentence_that_ends_like_one_is_no_item_of_a_list(sentence: str) -> None:
-    assert text_drop_reason([sentence], OFF.model_copy(update={"max_list_fraction": 0.5})) is None
+)  # fmt: skip
+def test_a_sentence_with_an_end_is_no_item_of_a_list(sentence: str) -> None:
+    assert text_drop_reason([sentence], off(max_list_fraction=0.5)) is None
 
 
 @pytest.mark.parametrize("item", ["He left", "Dogs:", "one, two,", "(1999)", "a; b;", "港口", "बंदरगाह", "ميناء"])
-def test_a_line_that_ends_unlike_a_sentence_is_an_item_of_a_list(item: str) -> None:
-    assert text_drop_reason([item], OFF.model_copy(update={"max_list_fraction": 0.5})) == "list_like"
+def test_a_line_without_an_end_is_an_item_of_a_list(item: str) -> None:
+    assert text_drop_reason([item], off(max_list_fraction=0.5)) == "list_like"
 
 
-def test_a_line_repeats_another_whatever_its_case() -> None:
-    bound = OFF.model_copy(update={"max_repeated_fraction": 0.4})
-    assert text_drop_reason(["The dog barks.", "THE DOG barks."], bound) == "repeated_lines"
+@pytest.mark.parametrize(("bound", "reason"), [(0.4, "repeated_lines"), (0.5, None)])
+def test_a_line_repeats_another_whatever_its_case(bound: float, reason: str | None) -> None:
+    assert text_drop_reason(["The dog barks.", "THE DOG barks."], off(max_repeated_fraction=bound)) == reason
 
 
 @given(st.lists(st.text(), max_size=4), st.floats(0, 1))
@@ -101,7 +84,7 @@ def test_letters_and_marks_are_counted_among_all_characters_but_white_space(sent
     signs = [sign for sentence in sentences for sign in sentence if not sign.isspace()]
     letters = [sign for sign in signs if sign.isalpha() or sign in COMBINING_MARKS]
     fraction = len(letters) / len(signs) if signs else 0.0
-    dropped = text_drop_reason(sentences, OFF.model_copy(update={"min_letter_fraction": bound}))
+    dropped = text_drop_reason(sentences, off(min_letter_fraction=bound))
     assert (dropped == "too_few_letters") == (fraction < bound)
 
 
@@ -120,9 +103,6 @@ def test_a_bin_holds_its_lower_bound_and_less_than_twice_as_much(words: int) -> 
     lower = histogram_bin(words)
     assert lower <= words < 2 * lower
     assert lower.bit_count() == 1
-
-
-def test_an_empty_document_has_a_bin_of_its_own() -> None:
     assert histogram_bin(0) == 0
 
 
@@ -142,3 +122,35 @@ TEXTS_OF_OTHER_SCRIPTS = {
 def test_the_default_bounds_keep_a_text_of_any_script(language: str) -> None:
     config = FilterConfig(language=language)
     assert text_drop_reason(TEXTS_OF_OTHER_SCRIPTS[language], config) is None
+
+
+TEXTS = {
+    "en": "The river rises in the hills above the town and flows to the sea.",
+    "de": "Der Fluss entspringt in den Hügeln über der Stadt und fließt ins Meer.",
+    "fr": "La rivière prend sa source dans les collines et se jette dans la mer.",
+    "ru": "Река берёт начало в холмах над городом и впадает в море.",
+}
+
+
+@pytest.mark.parametrize("language", TEXTS)
+def test_the_language_of_a_text_is_detected(language: str) -> None:
+    found, probability = detect_language(TEXTS[language])
+    assert found == language
+    assert probability > 0.8
+
+
+def test_a_text_without_letters_is_in_no_language() -> None:
+    assert detect_language("1, 2, 3 ... 4!")[1] < 0.05
+
+
+def test_the_text_is_read_until_the_language_is_certain() -> None:
+    assert detect_language("1921 1922 1923 " * 20 + TEXTS["de"] * 5)[0] == "de"
+    beginning = TEXTS["en"] * 5
+    assert detect_language(beginning + TEXTS["ru"] * 50) == detect_language(beginning[:128])
+
+
+def test_a_language_that_the_model_lacks_is_refused() -> None:
+    check_language("en")
+    check_language("nb")  # the model has it under another code
+    with pytest.raises(InputError, match=r"'xx' is not a known language; choose one of .*de.*en"):
+        check_language("xx")

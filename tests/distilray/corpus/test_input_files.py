@@ -1,15 +1,11 @@
 """Input files of every kind of source that are empty, not accessible, or in an unsupported format."""
 
-import bz2
-import gzip
 import json
-import lzma
-from collections.abc import Callable
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from distilray.config.corpus import BuildCorpusConfig
@@ -17,55 +13,36 @@ from distilray.corpus.chunks import check_inputs, plan_chunks, source_files
 from distilray.corpus.extraction import ChunkCounts, ScreeningData, extract_chunk
 from distilray.corpus.pipeline import plan_corpus
 from distilray.errors import InputError
+from tests.distilray.corpus.sources.reading import parquet
 from tests.distilray.permissions import forbidden
+from tests.tiny.compression import COMPRESS, zstd
 from tests.tiny.extraction import LENIENT
 
 TEXT = "The harbour is old. Its walls are of stone."
-
-
-def zstd(data: bytes) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.CompressedOutputStream(sink, "zstd") as stream:
-        stream.write(data)
-    return bytes(sink.getvalue())
-
-
-def parquet(*texts: str) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table({"text": pa.array(texts, pa.string())}), sink)
-    return bytes(sink.getvalue())
-
-
 GOOD: dict[str, tuple[str, bytes]] = {
     "text": ("a.txt", TEXT.encode()),
     "books": ("a.txt", TEXT.encode()),
     "jsonl": ("a.jsonl", json.dumps({"text": TEXT}).encode()),
     "csv": ("a.csv", f'text\n"{TEXT}"\n'.encode()),
-    "parquet": ("a.parquet", parquet(TEXT)),
+    "parquet": ("a.parquet", parquet({"text": [TEXT]})),
 }
-COMPRESS: dict[str, Callable[[bytes], bytes]] = {
-    ".gz": lambda data: gzip.compress(data, mtime=0),
-    ".bz2": bz2.compress,
-    ".xz": lzma.compress,
-    ".zst": zstd,
-}
+# Files without a document; those that are compressed have content of no bytes, or no bytes at all.
 EMPTY = [
     ("text", "b.txt", b""),
     ("text", "b.txt", b" \n\n"),
     ("text", "b.txt", b"\xef\xbb\xbf"),
     ("books", "b.txt", b""),
     ("books", "b.txt", b"\r\n"),
+    ("books", "b.txt.xz", COMPRESS[".xz"](b"")),
     ("jsonl", "b.jsonl", b""),
     ("jsonl", "b.json", b"\n\n"),
+    ("jsonl", "b.jsonl.zst", zstd(b"")),
     ("csv", "b.csv", b""),
     ("csv", "b.tsv", b"text\tn\n"),
+    ("csv", "b.csv.gz", COMPRESS[".gz"](b"")),
     ("parquet", "b.parquet", b""),
-    ("parquet", "b.parquet", parquet()),
-    *[("text", f"b.txt{suffix}", compress(b"")) for suffix, compress in COMPRESS.items()],
-    *[("text", f"b.txt{suffix}", b"") for suffix in COMPRESS],
-    ("jsonl", "b.jsonl.zst", zstd(b"")),
-    ("csv", "b.csv.gz", gzip.compress(b"", mtime=0)),
-    ("books", "b.txt.xz", lzma.compress(b"")),
+    ("parquet", "b.parquet", parquet({"text": pa.array([], pa.string())})),
+    *[("text", f"b.txt{suffix}", data) for suffix, compress in COMPRESS.items() for data in (compress(b""), b"")],
 ]
 
 
@@ -76,13 +53,8 @@ def config(
     for name, data in files.items():
         (folder / "in" / name).write_bytes(data)
     source = {"kind": kind, "name": "x", "path": path or f"{folder}/in", **values}
-    recipe = {
-        "run_dir": f"{folder}/run",
-        "sources": [source],
-        "filters": LENIENT,
-        "fault_tolerance": fault_tolerance or {},
-    }
-    return BuildCorpusConfig.model_validate(recipe)
+    recipe = {"run_dir": f"{folder}/run", "sources": [source], "filters": LENIENT}
+    return BuildCorpusConfig.model_validate({**recipe, "fault_tolerance": fault_tolerance or {}})
 
 
 def extract(wanted: BuildCorpusConfig) -> list[ChunkCounts]:
@@ -102,11 +74,11 @@ def test_an_empty_file_among_others_is_counted_and_the_others_are_read(
     assert not any(chunk.refused or chunk.lost_bytes for chunk in counts)
 
 
-def test_an_empty_file_is_counted_whatever_ends_a_document(tmp_path: Path) -> None:
-    for way in ("line", "blank_line", "file"):
-        (folder := tmp_path / way).mkdir()
-        counts = extract(config(folder, "text", {"a.txt": TEXT.encode(), "b.txt": b""}, document_per=way))
-        assert sum((chunk.dropped for chunk in counts), start=type(counts[0].dropped)()) == {"empty": 1}
+@pytest.mark.parametrize("document_per", ["line", "blank_line", "file"])
+def test_an_empty_file_is_counted_whatever_ends_a_document(tmp_path: Path, document_per: str) -> None:
+    files = {"a.txt": TEXT.encode(), "b.txt": b""}
+    counts = extract(config(tmp_path, "text", files, document_per=document_per))
+    assert sum((chunk.dropped for chunk in counts), start=Counter[str]()) == {"empty": 1}
 
 
 @pytest.mark.parametrize("kind", GOOD)
@@ -145,12 +117,9 @@ def test_a_dump_that_is_cut_short_is_read_up_to_the_cut_if_the_recipe_allows_it(
 def test_a_forbidden_file_is_named(tmp_path: Path, kind: str) -> None:
     name, data = GOOD.get(kind, ("a.xml", b"<mediawiki>"))
     wanted = config(tmp_path, kind, {name: data})
-    with (
-        forbidden(tmp_path / "in" / name),
-        pytest.raises(InputError, match=f"{name}: permission denied; give user") as caught,
-    ):
+    message = rf"^[^\n]*{name}: permission denied; give user[^\n]*$"
+    with forbidden(tmp_path / "in" / name), pytest.raises(InputError, match=message):
         plan_corpus(wanted)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -173,26 +142,35 @@ def test_a_forbidden_file_beside_the_sources_is_named(tmp_path: Path, key: str) 
         plan_corpus(wanted)
 
 
+UNSUPPORTED = {
+    "convert it to plain text": ["a.pdf", "a.DOCX", "a.epub", "a.html.gz"],
+    "unpack it": ["a.zip", "a.tar.gz", "a.7z"],
+    r"save its table as \.csv": ["a.xlsx"],
+    r"compress it as \.gz": ["a.txt.lz4"],
+}
+
+
 @pytest.mark.parametrize("kind", ["text", "books", "csv"])
-@pytest.mark.parametrize(
-    ("name", "fix"),
-    [
-        ("a.pdf", "convert it to plain text"),
-        ("a.DOCX", "convert it to plain text"),
-        ("a.epub", "convert it to plain text"),
-        ("a.html.gz", "convert it to plain text"),
-        ("a.zip", "unpack it"),
-        ("a.tar.gz", "unpack it"),
-        ("a.7z", "unpack it"),
-        ("a.xlsx", r"save its table as \.csv"),
-        ("a.txt.lz4", r"compress it as \.gz"),
-    ],
-)
+@pytest.mark.parametrize(("fix", "name"), [(fix, name) for fix, names in UNSUPPORTED.items() for name in names])
 def test_another_format_is_refused_with_what_to_do(tmp_path: Path, kind: str, name: str, fix: str) -> None:
     for path in ("", f"{tmp_path}/in/{name}"):
-        with pytest.raises(InputError, match=fix) as caught:
+        with pytest.raises(InputError, match=rf"^[^\n]*{fix}[^\n]*$"):
             source_files(config(tmp_path, kind, {name: b"x"}, path=path))
-        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "fix"),
+    [
+        (b"%PDF-1.7", "convert it"),
+        (b"PK\x03\x04", "unpack it"),
+        (COMPRESS[".gz"](b"x"), r"end in \.gz"),
+        (zstd(b"x"), r"\.zst"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["text", "jsonl", "csv"])
+def test_another_format_under_a_name_of_text_is_refused(tmp_path: Path, kind: str, data: bytes, fix: str) -> None:
+    with pytest.raises(InputError, match=fix):
+        plan_corpus(config(tmp_path, kind, {GOOD[kind][0]: data}))
 
 
 def test_a_plan_names_the_files_of_a_folder_that_are_not_read(tmp_path: Path) -> None:
@@ -201,25 +179,8 @@ def test_a_plan_names_the_files_of_a_folder_that_are_not_read(tmp_path: Path) ->
     assert plan["does not read"] == "2 files (.pdf 2): b.pdf: convert it to plain text (.txt), one file per document"
 
 
-@pytest.mark.parametrize(
-    ("data", "fix"),
-    [
-        (b"%PDF-1.7", "convert it"),
-        (b"PK\x03\x04", "unpack it"),
-        (gzip.compress(b"x", mtime=0), r"end in \.gz"),
-        (zstd(b"x"), r"\.zst"),
-    ],
-)
-@pytest.mark.parametrize("kind", ["text", "jsonl", "csv"])
-def test_another_format_under_a_name_of_text_is_refused(tmp_path: Path, kind: str, data: bytes, fix: str) -> None:
-    suffix = Path(GOOD[kind][0]).suffix
-    with pytest.raises(InputError, match=fix):
-        plan_corpus(config(tmp_path, kind, {f"a{suffix}": data}))
-
-
-@pytest.mark.parametrize(
-    ("kind", "name"), [("text", "a.txt"), ("books", "a.txt"), ("jsonl", "a.jsonl"), ("csv", "a.tsv")]
-)
-def test_zstd_files_of_every_kind_are_read(tmp_path: Path, kind: str, name: str) -> None:
-    counts = extract(config(tmp_path, kind, {f"{name}.zst": zstd(GOOD[kind][1])}))
+@pytest.mark.parametrize("kind", ["text", "books", "jsonl", "csv"])
+def test_zstd_files_of_every_kind_are_read(tmp_path: Path, kind: str) -> None:
+    name, data = GOOD[kind]
+    counts = extract(config(tmp_path, kind, {f"{name}.zst": zstd(data)}))
     assert sum(chunk.documents for chunk in counts) == 1

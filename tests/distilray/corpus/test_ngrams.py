@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -24,18 +21,18 @@ def test_two_ngrams_share_a_hash_when_their_words_are_the_same(words: list[str],
     assert len(set(found)) == len(set(grams))
 
 
-@pytest.mark.parametrize(("left", "right"), [("a bc", "ab c"), ("a b", "b a"), ("aa a", "a aa"), ("a a", "a")])
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [("a bc", "ab c"), ("a b", "b a"), ("aa a", "a aa"), ("a a", "a"), ("a" * 5000, "a" * 4999 + "b")],
+)
 def test_words_are_distinguished_by_their_bounds_and_order(left: str, right: str) -> None:
     assert set(hashes(left, 1)) != set(hashes(right, 1)) or hashes(left, 2) != hashes(right, 2)
 
 
-def test_spaces_between_words_count_nothing() -> None:
-    assert (hash_words(b"  the   dog ").hashes == hash_words(b"the dog").hashes).all()
-
-
-def test_a_long_text_has_the_hashes_of_its_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_has_the_hashes_of_its_words_whatever_the_spaces_and_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     text = b"the dog  barks at a passing postman " * 20
     whole = hash_words(text).hashes
+    assert (hash_words(b"  " + text.replace(b" ", b"  ")).hashes == whole).all()
     monkeypatch.setattr(ngrams, "_BLOCK", 7)
     assert (hash_words(text).hashes == whole).all()
 
@@ -45,21 +42,10 @@ def test_words_that_differ_in_one_letter_share_no_hash() -> None:
     assert np.unique(hash_words(" ".join(words).encode()).hashes).size == len(words)
 
 
-def test_a_word_longer_than_the_table_of_positions_is_hashed_completely() -> None:
-    assert hashes("a" * 5000, 1) != hashes("a" * 4999 + "b", 1)
-
-
-def test_a_text_without_words_has_no_ngram() -> None:
+def test_hashes_are_those_of_earlier_runs() -> None:
+    expected = [8470704543913979905, 13704354253328315143, 5400308324238572089]
+    assert hashes("The dog barks loudly at the man.", 5) == expected
     assert hashes("... !", 1) == []
-
-
-def test_hashes_are_the_same_in_another_process() -> None:
-    code = (
-        "from distilray.corpus.ngrams import *; "
-        "print(ngram_hashes(hash_words(normalized_words(['The dog barks.', 'Loudly é.'])), 3).tolist())"
-    )
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert other.stdout.strip() == str(hashes("The dog barks. Loudly é.", 3))
 
 
 @pytest.mark.parametrize(
@@ -103,11 +89,3 @@ def test_a_text_shares_its_ngrams_with_a_longer_one_around_it(text: str, n: int)
     inside = set(hashes(text, n))
     assert inside
     assert inside <= set(hashes(f"The かな {text} of 1990", n))
-
-
-def test_hashes_of_english_are_those_of_earlier_runs() -> None:
-    assert hashes("The dog barks loudly at the man.", 5) == [
-        8470704543913979905,
-        13704354253328315143,
-        5400308324238572089,
-    ]

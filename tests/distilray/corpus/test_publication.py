@@ -15,17 +15,10 @@ def chunk(number: int, *, source: int = 0, documents: int = 1, file_bytes: int =
     return {"number": number, "source": source, "documents": documents, "file_bytes": file_bytes}
 
 
-def test_chunks_share_a_group_up_to_its_size() -> None:
-    groups = plan_groups(iter([chunk(0), chunk(1), chunk(2)]), file_bytes=20)
-    assert [group.chunks for group in groups] == [(0, 1), (2,)]
-
-
-def test_a_group_holds_one_source() -> None:
-    assert [group.source for group in plan_groups(iter([chunk(0), chunk(1, source=1)]), file_bytes=99)] == [0, 1]
-
-
-def test_chunks_without_documents_are_in_no_group() -> None:
-    assert plan_groups(iter([chunk(0, documents=0), chunk(1)]), file_bytes=99) == [ChunkGroup(0, 0, (1,))]
+def test_a_group_has_the_chunks_of_one_source_up_to_its_size() -> None:
+    records = [chunk(0), chunk(1), chunk(2), chunk(3, documents=0), chunk(4, source=1)]
+    groups = plan_groups(iter(records), file_bytes=20)
+    assert groups == [ChunkGroup(0, 0, (0, 1)), ChunkGroup(1, 0, (2,)), ChunkGroup(2, 1, (4,))]
 
 
 def published(folder: Path, texts: list[str], *, file_bytes: int = 1 << 20) -> tuple[Any, list[dict[str, Any]]]:
@@ -38,19 +31,16 @@ def published(folder: Path, texts: list[str], *, file_bytes: int = 1 << 20) -> t
     return done, [row for name in sorted(done.outputs) for row in pq.read_table(folder / name).to_pylist()]
 
 
-def test_documents_keep_their_order_and_lose_their_duplicates(tmp_path: Path) -> None:
+def test_duplicates_are_dropped_and_the_rest_is_published_in_order_and_counted(tmp_path: Path) -> None:
     done, rows = published(tmp_path, [*TEXTS, TEXTS[2], TEXTS[0]])
     assert [row["doc_id"] for row in rows] == [f"texts:{number:03d}.txt" for number in range(6)]
-    assert done.dropped == {"exact_duplicate": 2}
-
-
-def test_the_counts_are_those_of_the_documents_published(tmp_path: Path) -> None:
-    done, rows = published(tmp_path, [*TEXTS, TEXTS[2]])
     sentences = [sentence for row in rows for sentence in row["sentences"]]
-    assert (done.documents, done.sentences) == (len(rows), len(sentences))
+    assert done.dropped == {"exact_duplicate": 2}
+    assert (done.documents, done.sentences) == (6, 12) == (len(rows), len(sentences))
     assert done.sums["words"] == sum(len(sentence.split()) for sentence in sentences)
-    assert done.words_per_document == {8: 6}
-    assert done.words_per_sentence == {2: 1, 4: 10, 8: 1}
+    assert (done.words_per_document, done.words_per_sentence) == ({8: 6}, {2: 1, 4: 10, 8: 1})
+    for name in done.outputs:
+        check_schema(pq.read_schema(tmp_path / name), DOCUMENTS, name)
 
 
 def test_a_file_that_is_full_is_followed_by_another(tmp_path: Path, monkeypatch: Any) -> None:
@@ -59,9 +49,3 @@ def test_a_file_that_is_full_is_followed_by_another(tmp_path: Path, monkeypatch:
     assert [entry["rows"] for entry in done.outputs.values()] == [2, 2, 2]
     assert list(done.outputs) == sorted(done.outputs)
     assert [row["doc_id"] for row in rows] == [f"texts:{number:03d}.txt" for number in range(6)]
-
-
-def test_a_published_file_has_the_schema_of_documents(tmp_path: Path) -> None:
-    done, _ = published(tmp_path, TEXTS)
-    for name in done.outputs:
-        check_schema(pq.read_schema(tmp_path / name), DOCUMENTS, name)

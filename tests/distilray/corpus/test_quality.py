@@ -4,8 +4,6 @@ import pytest
 
 from distilray.corpus.quality import count_holes, count_residue, per_thousand
 
-CLEAN = 'The dog (Canis familiaris), a "hound", ran 3 km; it is 5.5 metres away, i.e. not far. A & B are [sic] fine.'
-
 
 @pytest.mark.parametrize(
     "piece",
@@ -28,18 +26,6 @@ def test_missing_words_are_a_hole(piece: str) -> None:
     assert count_holes(f"The dog {piece} ran.") == 1
 
 
-def test_clean_prose_has_neither() -> None:
-    assert (count_residue(CLEAN), count_holes(CLEAN)) == (0, 0)
-
-
-def test_brackets_that_touch_a_word_belong_to_it() -> None:
-    assert count_holes("The main() function fills a[] with zeros.") == 0
-
-
-def test_a_rate_is_by_thousand_words() -> None:
-    assert (per_thousand(3, 1500), per_thousand(0, 0)) == (2.0, 0.0)
-
-
 @pytest.mark.parametrize(
     ("language", "text"),
     [
@@ -55,13 +41,11 @@ def test_missing_words_in_another_language_are_a_hole(language: str, text: str) 
     assert count_holes(text, language) == 1
 
 
-def test_french_puts_a_space_before_a_semicolon() -> None:
-    assert count_holes("Il vint ; elle partit.", "fr") == 0
-
-
 @pytest.mark.parametrize(
     "text",
     [
+        'The dog (Canis familiaris), a "hound", ran 3 km; it is 5.5 metres away, i.e. not far. A & B are [sic] fine.',
+        "The main() function fills a[] with zeros.",
         "call __init__ and __FILE",
         "hundreds of miles",
         "the .NET way ... and so",
@@ -72,5 +56,13 @@ def test_french_puts_a_space_before_a_semicolon() -> None:
         "a < b",
     ],
 )
-def test_words_of_good_prose_are_no_piece_and_no_hole(text: str) -> None:
+def test_good_prose_has_no_residue_and_no_hole(text: str) -> None:
     assert (count_residue(text), count_holes(text)) == (0, 0)
+
+
+def test_french_puts_a_space_before_a_semicolon() -> None:
+    assert count_holes("Il vint ; elle partit.", "fr") == 0
+
+
+def test_a_rate_is_by_thousand_words() -> None:
+    assert (per_thousand(3, 1500), per_thousand(0, 0)) == (2.0, 0.0)

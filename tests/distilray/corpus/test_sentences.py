@@ -66,39 +66,25 @@ LANGUAGES = {
     "de": [
         "Am 3. Mai 1990 gewann der 1. FC Köln das 2. Spiel.",
         "Friedrich II. König von Preußen, d. h. Friedrich der Große, lebte im 18. Jahrhundert.",
-        "Er mag z. B. Äpfel usw.",
-        "Danach wurde er nur 3.",
-        "Später half ihm die Fa. Hansen.",
+        "Er mag z. B. Äpfel usw.", "Danach wurde er nur 3.", "Später half ihm die Fa. Hansen.",
     ],
     "el": ["Τι είναι αυτό;", "Ο κ. Παπαδόπουλος ήρθε."],
     "es": [
-        "¿Qué es esto?",
-        "¡Vete ya!",
-        "El Sr. Paz vivió en EE. UU. con Dña. Ana.",
-        "Murió en 300 a. C.",
+        "¿Qué es esto?", "¡Vete ya!", "El Sr. Paz vivió en EE. UU. con Dña. Ana.", "Murió en 300 a. C.",
         "Después, nada.",
     ],
     "fa": ["این بندر است.", "آیا بزرگ است؟"],
     "fi": ["Se oli 3. toukokuuta, esim. Helsingissä.", "Kaarle XII. kuoli jne.", "Sitten hän lähti."],
     "fr": [
-        "« Va-t'en ! » dit M. Dupont.",
-        "Il vécut vers 300 av. J.-C. à Rome.",
-        "Qui est-ce ?",
-        "L'art. 5 le dit, etc.",
+        "« Va-t'en ! » dit M. Dupont.", "Il vécut vers 300 av. J.-C. à Rome.", "Qui est-ce ?", "L'art. 5 le dit, etc.",
         "Il partit.",
     ],
     "hi": ["डॉ. शर्मा और एम. के. गांधी आए।", "वह बड़ा है॥", "ई. पू. 300 में क्या था?"],
     "hu": ["A XIX. század elején, pl. Budapesten élt.", "Dr. Nagy volt a 3.", "Később elment."],
     "hy": ["Սա նավահանգիստ է։", "Այն մեծ է։"],
     "it": ["Il sig. Rossi nacque nel 300 a.C. a Roma.", "Vedi l'art. 3.", "C'erano navi, ecc.", "Poi partì."],
-    "ja": [
-        "人口は5人。",
-        "1990年に「行け。」と彼は言った。",
-        "本当？",
-        "ドラマ『行け！』を見た。",
-        "「さあ。」",
-        "しかし、彼は帰った。",
-    ],
+    "ja": ["人口は5人。", "1990年に「行け。」と彼は言った。", "本当？",
+        "ドラマ『行け！』を見た。", "「さあ。」", "しかし、彼は帰った。"],
     "he": ["א. ב. יהושע כתב.", "סוף."],
     "ko": ["“가자.”라고 그가 말했다.", "그는 1990. 5. 3.에 태어났다.", "끝."],
     "ta": ["கி.மு. 500 இல் இருந்தது.", "முடிவு."],
@@ -108,26 +94,20 @@ LANGUAGES = {
     "nl": ["Dhr. De Vries woonde o.a. in Den Haag.", "Hij had boten enz.", "Daarna ging hij."],
     "no": ["Det var 3. Divisjon.", "Han kom f.eks. til Bergen."],
     "pl": [
-        "Urodził się 3 maja 1990 r. w Warszawie.",
-        "Ks. Jan był na ul. Długiej, tzn. w mieście.",
-        "W XIX w. Polska itd.",
-        "Potem wyjechał.",
+        "Urodził się 3 maja 1990 r. w Warszawie.", "Ks. Jan był na ul. Długiej, tzn. w mieście.",
+        "W XIX w. Polska itd.", "Potem wyjechał.",
     ],
     "pt": ["O Sr. Silva chegou no séc. V, p. ex. a Lisboa.", "Viu a pág. 5.", "Tinha barcos etc.", "Depois partiu."],
     "ru": [
-        "В 1990 г. Иванов жил на ул. Пушкина, т. е. Москва ему нравилась.",
-        "Завод им. Ленина закрыт в XX в.",
-        "Он пуст.",
-        "«Уходи!» — сказал он.",
-        "Были Пётр, Иван и др.",
-        "Люди ушли.",
+        "В 1990 г. Иванов жил на ул. Пушкина, т. е. Москва ему нравилась.", "Завод им. Ленина закрыт в XX в.",
+        "Он пуст.", "«Уходи!» — сказал он.", "Были Пётр, Иван и др.", "Люди ушли.",
     ],
     "sv": ["Han kom t.ex. till St. Erik kl. 5.", "Det var 300 f.Kr.", "Sedan gick han."],
     "tr": ["M.Ö. 300 yılında Doç. Dr. Kaya geldi.", "II. Mehmed gitti.", "Bkz. Ankara."],
     "uk": ["У 1990 р. Іван жив на вул. Франка.", "Був XIX ст.", "Він помер."],
     "ur": ["یہ بندرگاہ ہے۔", "کیا یہ بڑا ہے؟"],
     "zh": ["人口是5人。", "1990年他说：“走开！”", "“真的吗？”他问。", "《你好！》是一本书。"],
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -136,44 +116,26 @@ def test_text_splits_by_the_rules_of_its_language(language: str) -> None:
     assert split_sentences(space.join(LANGUAGES[language]), language) == LANGUAGES[language]
 
 
-def test_a_language_tag_with_a_region_has_the_rules_of_its_language() -> None:
-    assert split_sentences("Am 3. Mai kam er.", "de-CH") == ["Am 3. Mai kam er."]
+CLAUSE = "ท่าเรือแห่งนี้สร้างขึ้นเมื่อต้นศตวรรษที่ยี่สิบ"
+# Name, language, text and its sentences.
+OTHER_CASES = [
+    ("a language with a region", "de-CH", "Am 3. Mai kam er.", ["Am 3. Mai kam er."]),
+    ("an initial at the start", "it", "G. Verdi compose.", ["G. Verdi compose."]),
+    ("a full stop in Thai", "th", "ดร. สมชาย มาที่นี่", ["ดร. สมชาย มาที่นี่"]),
+    ("long clauses of Thai", "th", f"{CLAUSE} มาก {CLAUSE} 1990 {CLAUSE}", [CLAUSE, f"มาก {CLAUSE} 1990 {CLAUSE}"]),
+    ("a line break in Chinese", "zh", "这个港口很\n大。它很古老。", ["这个港口很大。", "它很古老。"]),
+    ("a paragraph break", "en", "He said\n\nthat it ended", ["He said", "that it ended"]),
+    ("white space", "en", "It \t was\nover\u00a0now.  It is.", ["It was over now.", "It is."]),
+    ("lower case", "en", "He asked why? and left.", ["He asked why? and left."]),
+    ("a bracket", "en", "(It gives tables (of scales).) It is.", ["(It gives tables (of scales).)", "It is."]),
+]
 
 
-def test_a_paragraph_may_begin_with_an_initial() -> None:
-    assert split_sentences("G. Verdi compose.", "it") == ["G. Verdi compose."]
-
-
-def test_a_full_stop_in_thai_belongs_to_an_abbreviation() -> None:
-    assert split_sentences("ดร. สมชาย มาที่นี่", "th") == ["ดร. สมชาย มาที่นี่"]
-
-
-def test_clauses_of_thai_are_sentences_when_they_are_long() -> None:
-    clause = "ท่าเรือแห่งนี้สร้างขึ้นเมื่อต้นศตวรรษที่ยี่สิบ"
-    assert split_sentences(f"{clause} มาก {clause} 1990 {clause}", "th") == [clause, f"มาก {clause} 1990 {clause}"]
-
-
-def test_a_line_break_inside_chinese_is_no_space() -> None:
-    assert split_sentences("这个港口很\n大。它很古老。", "zh") == ["这个港口很大。", "它很古老。"]
-
-
-def test_no_sentence_goes_across_a_paragraph_break() -> None:
-    assert split_sentences("He said\n\nthat it ended") == ["He said", "that it ended"]
-
-
-def test_white_space_inside_a_sentence_is_one_space() -> None:
-    assert split_sentences("It \t was\nover\u00a0now.  It is.") == ["It was over now.", "It is."]
-
-
-def test_a_sentence_does_not_begin_in_lower_case() -> None:
-    assert split_sentences("He asked why? and left.") == ["He asked why? and left."]
-
-
-def test_a_closing_bracket_follows_its_sentence_without_a_space() -> None:
-    assert split_sentences("(It gives tables (of time scales).) It is.") == [
-        "(It gives tables (of time scales).)",
-        "It is.",
-    ]
+@pytest.mark.parametrize(
+    ("language", "text", "expected"), [pytest.param(*case, id=name) for name, *case in OTHER_CASES]
+)
+def test_text_splits_at_paragraphs_and_not_at_spaces(language: str, text: str, expected: list[str]) -> None:
+    assert split_sentences(text, language) == expected
 
 
 def test_a_closing_bracket_stays_with_its_sentence() -> None:

@@ -22,30 +22,26 @@ def test_lines_in_memory_may_have_any_end(end: bytes) -> None:
     assert [line.offset for line in lines] == [0, 3 + len(end), 3 + 2 * len(end)]
 
 
-def test_a_row_is_numbered_by_the_line_at_which_it_ends() -> None:
+def test_rows_have_the_number_of_their_last_line_and_of_the_cells_of_the_header() -> None:
+    assert ["6"] in shown(DelimitedRows(lines_of(TABLE), "t.csv", max_bytes=100))
     rows = DelimitedRows(lines_of(TABLE), "t.csv", max_bytes=100)
     assert rows.header() == ["a", "b"]
-    numbers = [row.row if isinstance(row, BadRow) else row.number for row in rows]
-    assert numbers == [2, 5, 6, 7]
+    read = list(rows)
+    assert [row.row if isinstance(row, BadRow) else row.number for row in read] == [2, 5, 6, 7]
+    assert shown(read) == [["1", "2"], ["3\n4", "5"], "csv_malformed", ["7", "8"]]
 
 
-def test_only_rows_below_a_header_must_have_its_number_of_cells() -> None:
-    rows = DelimitedRows(lines_of(TABLE), "t.csv", max_bytes=100)
-    assert ["6"] in shown(rows)
-    rows = DelimitedRows(lines_of(TABLE), "t.csv", max_bytes=100)
-    rows.header()
-    assert "csv_malformed" in shown(rows)
-
-
-def test_a_line_over_the_limit_is_a_bad_row_and_the_next_is_read() -> None:
-    rows = DelimitedRows(lines_of(b"a,b\n1," + b"x" * 50 + b"\n2,3\n"), "t.csv", max_bytes=20, strict=False)
-    assert shown(rows) == [["a", "b"], "too_large", ["2", "3"]]
-
-
-@pytest.mark.parametrize(("strict", "second"), [(True, "csv_malformed"), (False, ["ab", "c"])])
-def test_text_behind_a_quote_is_accepted_unless_strict(strict: bool, second: object) -> None:
-    rows = DelimitedRows(lines_of(b'a,b\n"a"b,c\n'), "t.csv", max_bytes=100, strict=strict)
-    assert shown(rows)[1] == second
+@pytest.mark.parametrize(
+    ("data", "strict", "expected"),
+    [
+        (b"a,b\n1," + b"x" * 50 + b"\n2,3\n", False, [["a", "b"], "too_large", ["2", "3"]]),
+        (b'a,b\n"a"b,c\n', True, [["a", "b"], "csv_malformed"]),
+        (b'a,b\n"a"b,c\n', False, [["a", "b"], ["ab", "c"]]),
+    ],
+    ids=["a line over the limit", "text after a quote", "text after a quote that is accepted"],
+)
+def test_bad_rows_are_reported_and_the_next_is_read(data: bytes, strict: bool, expected: list[object]) -> None:
+    assert shown(DelimitedRows(lines_of(data), "t.csv", max_bytes=20, strict=strict)) == expected
 
 
 def test_a_header_that_cannot_be_parsed_is_unreadable() -> None:

@@ -1,6 +1,7 @@
 import bz2
 import random
 import tracemalloc
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -36,13 +37,10 @@ ONE = bz2.compress(LONG, 1)  # five blocks
 
 
 @pytest.fixture(scope="module")
-def many(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write(tmp_path_factory.mktemp("many"), MANY, "many.bz2")
-
-
-@pytest.fixture(scope="module")
-def one(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write(tmp_path_factory.mktemp("one"), ONE, "one.bz2")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[Reader, str]:
+    """Return a file that suits each reader: many streams, and one stream of many blocks."""
+    folder = tmp_path_factory.mktemp("bz2")
+    return {read_streams: write(folder, MANY, "many.bz2"), read_blocks: write(folder, ONE, "one.bz2")}
 
 
 def read(reader: Reader, uri: str, start: int = 0, end: int | None = None) -> list[TextSpan | BadRow]:
@@ -60,22 +58,19 @@ def faults(spans: list[TextSpan | BadRow]) -> list[BadRow]:
     return [span for span in spans if isinstance(span, BadRow)]
 
 
-def ranges(size: int, chunk_bytes: int) -> list[tuple[int, int]]:
-    return [(start, min(start + chunk_bytes, size)) for start in range(0, size, chunk_bytes)]
-
-
-@given(chunk_bytes=st.integers(1_000, 80_000))
-@settings(max_examples=20, deadline=None)
-def test_the_streams_of_all_ranges_give_the_text_once_and_in_order(many: str, chunk_bytes: int) -> None:
-    found = [text(read(read_streams, many, *bounds)) for bounds in ranges(len(MANY), chunk_bytes)]
-    assert b"".join(found) == b"".join(PARTS)
-
-
-@given(chunk_bytes=st.integers(20_000, 300_000))
-@settings(max_examples=10, deadline=None)
-def test_the_blocks_of_all_ranges_give_the_text_once_and_in_order(one: str, chunk_bytes: int) -> None:
-    found = [text(read(read_blocks, one, *bounds)) for bounds in ranges(len(ONE), chunk_bytes)]
-    assert b"".join(found) == LONG
+@pytest.mark.parametrize(
+    ("reader", "expected"), [(read_streams, b"".join(PARTS)), (read_blocks, LONG)], ids=["streams", "blocks"]
+)
+@given(fraction=st.floats(0.01, 1))
+@settings(max_examples=8, deadline=None)
+def test_all_ranges_give_the_text_once_and_in_order(
+    files: dict[Reader, str], reader: Reader, expected: bytes, fraction: float
+) -> None:
+    size = Path(files[reader]).stat().st_size
+    chunk_bytes = max(int(fraction * size), 20_000 if reader is read_blocks else 1_000)
+    starts = range(0, size, chunk_bytes)
+    found = [text(read(reader, files[reader], start, min(start + chunk_bytes, size))) for start in starts]
+    assert b"".join(found) == expected
 
 
 def test_blocks_are_read_through_the_border_of_two_streams(tmp_path: Path) -> None:
@@ -83,19 +78,21 @@ def test_blocks_are_read_through_the_border_of_two_streams(tmp_path: Path) -> No
     assert text(read(read_blocks, uri)) == LONG
 
 
-def test_a_block_that_contains_its_mark_by_chance_is_read_completely(one: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_block_that_contains_its_mark_by_chance_is_read_completely(
+    files: dict[Reader, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     marks = bz2_ranges._block_marks
 
     def with_one_more(stored: StoredFile, start: int) -> Iterator[int]:
         return iter(sorted([*marks(stored, start), 8 * len(ONE) // 2 + 3]))
 
     monkeypatch.setattr(bz2_ranges, "_block_marks", with_one_more)
-    assert text(read(read_blocks, one)) == LONG
+    assert text(read(read_blocks, files[read_blocks])) == LONG
 
 
 @pytest.mark.parametrize("at", [0, 1, 10, 11])
-def test_the_first_stream_behind_an_offset_is_found(many: str, at: int) -> None:
-    with StoredFile(many) as stored:
+def test_the_first_stream_behind_an_offset_is_found(files: dict[Reader, str], at: int) -> None:
+    with StoredFile(files[read_streams]) as stored:
         assert find_stream(stored, OFFSETS[at], stored.size) == OFFSETS[at]
         assert find_stream(stored, OFFSETS[at] + 1, stored.size) == (OFFSETS[at + 1] if at < 11 else None)
 
@@ -198,11 +195,10 @@ def test_repetitive_text_is_no_bomb(tmp_path: Path) -> None:
 @pytest.mark.parametrize("reader", [read_streams, read_blocks])
 def test_a_bomb_takes_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: Reader) -> None:
     monkeypatch.setattr(formats_streams, "FREE_BYTES", 2 * MIB)
-    uri = write(tmp_path, bz2.compress(bytes(40 * MIB)))
+    uri = write(tmp_path, bz2.compress(bytes(24 * MIB)))
     tracemalloc.start()
     with StoredFile(uri) as stored:
-        for _ in reader(stored, "f", 0, stored.size):
-            pass
+        deque(reader(stored, "f", 0, stored.size), maxlen=0)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 10 * MIB
@@ -215,7 +211,7 @@ def test_the_last_text_is_found_without_the_rest(tmp_path: Path, data: bytes) ->
 
 
 @given(cut=st.integers(1, 60_000))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_a_file_that_ends_inside_a_stream_has_no_last_text(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
     with StoredFile(write(tmp_path_factory.getbasetemp(), ONE[:-cut], "cut.bz2")) as stored:
         assert last_text(stored) is None

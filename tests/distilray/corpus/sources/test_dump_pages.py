@@ -20,15 +20,12 @@ def split(spans: list[TextSpan | BadRow], end: int = 1 << 30, max_bytes: int = 1
     return list(split_pages(spans, end=end, max_bytes=max_bytes))
 
 
+def raw_pages(found: list[RawPage | BadRow]) -> list[RawPage]:
+    return [page for page in found if isinstance(page, RawPage)]
+
+
 def xml_of(found: list[RawPage | BadRow]) -> list[str]:
-    return [bytes(raw.xml).decode() + "\n" for raw in found if isinstance(raw, RawPage)]
-
-
-def refusal(xml: str | bytes) -> UnreadableError:
-    with pytest.raises(UnreadableError) as caught:
-        parse_page(xml.encode() if isinstance(xml, str) else xml, Site())
-    assert "\n" not in str(caught.value)
-    return caught.value
+    return [bytes(raw.xml).decode() + "\n" for raw in raw_pages(found)]
 
 
 @given(borders=st.lists(st.integers(0, len(XML))))
@@ -75,48 +72,43 @@ def test_damage_after_the_range_is_not_reported() -> None:
 
 def test_a_page_without_an_end_ends_where_the_next_begins() -> None:
     found = split([TextSpan(0, (PAGES[0].replace("</page>", "") + PAGES[1]).encode())])
-    assert [bytes(raw.xml).endswith(b"</page>") for raw in found if isinstance(raw, RawPage)] == [False, True]
+    assert [bytes(raw.xml).endswith(b"</page>") for raw in raw_pages(found)] == [False, True]
 
 
 @pytest.mark.parametrize(("xml", "is_cut"), [(b"<page><title>", True), (b"<page><title></mediawiki>\n", False)])
 def test_a_page_without_an_end_is_cut_unless_the_dump_ends_as_it_should(xml: bytes, is_cut: bool) -> None:
-    assert [(raw.xml, raw.truncated) for raw in split([TextSpan(0, xml)]) if isinstance(raw, RawPage)] == [
-        (xml, is_cut)
-    ]
+    assert [(raw.xml, raw.truncated) for raw in raw_pages(split([TextSpan(0, xml)]))] == [(xml, is_cut)]
 
 
 @given(size=st.integers(1, 700))
 def test_a_page_over_the_limit_is_oversized_and_the_next_is_read(size: int) -> None:
     xml = (page(1, text="y" * 2000) + PAGES[0]).encode()
     found = split([TextSpan(0, xml[at : at + size]) for at in range(0, len(xml), size)], max_bytes=700)
-    assert [raw.oversized for raw in found if isinstance(raw, RawPage)] == [True, False]
+    assert [raw.oversized for raw in raw_pages(found)] == [True, False]
     assert xml_of(found)[1:] == PAGES[:1]
 
 
-def test_a_page_is_read_with_every_field() -> None:
-    xml = page(12, "A &amp; B", "'''a''' &lt;ref/&gt;\n\nb")
-    assert parse_page(xml.encode(), Site()) == Page(12, 112, 0, "A & B", False, "'''a''' <ref/>\n\nb")
+OLDER = "<revision><id>9</id><text>old</text></revision>"
 
 
-def test_a_redirect_and_a_namespace_are_read() -> None:
-    found = [
-        parse_page(xml.encode(), Site()) for xml in (page(1, extra='<redirect title="B" />'), page(2, namespace=-2))
-    ]
-    assert [(one.redirect, one.namespace) for one in found] == [(True, 0), (False, -2)]
-
-
-def test_the_last_revision_counts() -> None:
-    older = "<revision><id>9</id><text>old</text></revision>"
-    assert parse_page(page(1, text="new", extra=older).encode(), Site()) == Page(1, 101, 0, "T", False, "new")
-
-
-def test_a_last_revision_without_text_has_not_the_text_of_an_older_one() -> None:
-    xml = page(1, text="old").replace("</page>", "<revision><id>9</id></revision></page>")
-    assert parse_page(xml.encode(), Site()) == Page(1, 9, 0, "T", False, "")
-
-
-def test_a_page_without_text_is_empty() -> None:
-    assert parse_page(b"<page><title>T</title><ns>0</ns><id>1</id></page>", Site()) == Page(1, None, 0, "T", False, "")
+@pytest.mark.parametrize(
+    ("xml", "expected"),
+    [
+        (page(12, "A &amp; B", "'''a''' &lt;ref/&gt;\n\nb"), Page(12, 112, 0, "A & B", False, "'''a''' <ref/>\n\nb")),
+        (page(1, extra='<redirect title="B" />'), Page(1, 101, 0, "T", True, "x")),
+        (page(2, namespace=-2), Page(2, 102, -2, "T", False, "x")),
+        (page(1, "Talk: A Novel"), Page(1, 101, 0, "Talk: A Novel", False, "x")),
+        (page(1, text="new", extra=OLDER), Page(1, 101, 0, "T", False, "new")),
+        (
+            page(1, text="old").replace("</page>", "<revision><id>9</id></revision></page>"),
+            Page(1, 9, 0, "T", False, ""),
+        ),
+        ("<page><title>T</title><ns>0</ns><id>1</id></page>", Page(1, None, 0, "T", False, "")),
+    ],
+    ids=["every field", "redirect", "ns", "ns before the title", "last revision", "without text", "without revision"],
+)
+def test_a_page_is_parsed(xml: str, expected: Page) -> None:
+    assert parse_page(xml.encode(), Site()) == expected
 
 
 GERMAN = Site("de", {1: "Diskussion", 6: "Datei", 14: "Kategorie", 102: "Auftrag", 0: ""})
@@ -141,32 +133,27 @@ def test_a_page_without_ns_has_the_namespace_of_its_prefix(title: str, namespace
     assert parse_page(xml, GERMAN).namespace == namespace
 
 
-def test_ns_is_believed_before_the_title() -> None:
-    assert parse_page(page(1, "Talk: A Novel").encode(), Site()).namespace == 0
-
-
 @pytest.mark.parametrize(
-    ("xml", "message"),
+    ("xml", "reason", "message"),
     [
-        ("<page><title>T</title><ns>0</ns></page>", "page 'T' (id ?) has no valid id"),
-        ("<page><title>T</title><ns>0</ns><id>x</id></page>", "has no valid id"),
-        ("<page><title>T</title><ns>x</ns><id>1</id></page>", "page 'T' (id 1) has no valid ns"),
-        ("<page><ns>0</ns><id>1</id></page>", "page '?' (id 1) has no title"),
-        (page(1, text="&what;"), "undefined entity"),
-        (page(1, text="<b>"), "mismatched tag"),
-        (page(1, text="a < b"), "not well-formed"),
-        (page(1, text="\x00"), "not well-formed"),
-        ("<page><title>", "page '?' (id ?) is not well-formed"),
-        ("<page><!DOCTYPE page></page>", "not well-formed"),
-        ("<page>" + "<a>" * 100, "nested deeper"),
+        ("<page><title>T</title><ns>0</ns></page>", "xml_malformed", "page 'T' (id ?) has no valid id"),
+        ("<page><title>T</title><ns>0</ns><id>x</id></page>", "xml_malformed", "has no valid id"),
+        ("<page><title>T</title><ns>x</ns><id>1</id></page>", "xml_malformed", "page 'T' (id 1) has no valid ns"),
+        ("<page><ns>0</ns><id>1</id></page>", "xml_malformed", "page '?' (id 1) has no title"),
+        (page(1, text="&what;"), "xml_malformed", "undefined entity"),
+        (page(1, text="<b>"), "xml_malformed", "mismatched tag"),
+        (page(1, text="a < b"), "xml_malformed", "not well-formed"),
+        (page(1, text="\x00"), "xml_malformed", "not well-formed"),
+        ("<page><title>", "xml_malformed", "page '?' (id ?) is not well-formed"),
+        ("<page><!DOCTYPE page></page>", "xml_malformed", "not well-formed"),
+        ("<page>" + "<a>" * 100, "xml_malformed", "nested deeper"),
+        (page(1, "Name", "é").encode("latin-1"), "not_utf8", "page 'Name' (id 1) is not UTF-8"),
+        (page(1).replace("<id>101</id>", "<id>r</id>"), "xml_malformed", "has no valid revision id"),
     ],
 )
-def test_a_page_that_is_none_is_refused(xml: str, message: str) -> None:
-    error = refusal(xml)
-    assert error.reason == "xml_malformed"
-    assert message in str(error)
-
-
-def test_a_page_that_is_not_utf8_is_refused() -> None:
-    error = refusal(page(1, "Name", "é").encode("latin-1"))
-    assert (error.reason, str(error)) == ("not_utf8", "page 'Name' (id 1) is not UTF-8")
+def test_a_malformed_page_is_refused(xml: str | bytes, reason: str, message: str) -> None:
+    with pytest.raises(UnreadableError) as caught:
+        parse_page(xml.encode() if isinstance(xml, str) else xml, Site())
+    assert caught.value.reason == reason
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
