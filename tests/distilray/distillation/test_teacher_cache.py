@@ -1,0 +1,236 @@
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from distilray.config.distillation import LossConfig
+from distilray.distillation import teacher_cache
+from distilray.distillation.cost import cache_bytes
+from distilray.distillation.heldout import HeldoutScorer
+from distilray.distillation.objective import DistillationLoss, LossDivisors, TensorBatch
+from distilray.distillation.teacher_cache import TeacherCache
+from distilray.errors import InputError
+from distilray.models.masked_lm import load_masked_lm
+from distilray.pretraining_data.batches import collate
+from distilray.schemas import TEACHER_TARGETS
+from tests.tiny.shards import open_shards, planned, step_counts
+from tests.tiny.teacher_cache import write_cache
+
+# Losses with a KL at every token, at the masked tokens, at another temperature, and without KL.
+LOSSES = [
+    LossConfig(),
+    LossConfig(ce_positions="masked"),
+    LossConfig(alpha_mlm=0.0, alpha_cos=0.0, temperature=3.0),
+    LossConfig(alpha_ce=0.0),
+]
+every_loss = pytest.mark.parametrize("losses", LOSSES, ids=lambda losses: losses.model_dump_json(exclude_defaults=True))
+FP16 = 1e-3
+
+
+@pytest.fixture(scope="module")
+def vocabulary_size(teacher):
+    return teacher.config.vocab_size
+
+
+@pytest.fixture(scope="module")
+def cache_dir(tmp_path_factory, shards_dir, teacher_dir):
+    """Return the folder of a cache with some settings, written once."""
+    folders = {}
+
+    def write(**changes):
+        key = json.dumps(changes, sort_keys=True)
+        if key not in folders:
+            folders[key] = write_cache(tmp_path_factory.mktemp("cache") / "run", shards_dir, teacher_dir, **changes)
+        return folders[key]
+
+    return write
+
+
+def run(student, teacher, losses, batch, counts):
+    """Return loss, terms and gradients of a batch, with a live teacher or with the cached targets of the batch."""
+    student.zero_grad()
+    loss, terms = DistillationLoss(student, teacher, losses, cached=batch.cached is not None)(batch, counts)
+    loss.backward()
+    gradient = torch.cat([parameter.grad.flatten() for parameter in student.parameters()])
+    return loss.item(), {name: term.item() for name, term in terms.items()}, gradient
+
+
+def batches_of(shards, rows, targets):
+    """Return a batch without and with its cached targets."""
+    collated = collate(shards, planned(rows), pad_id=0)
+    return TensorBatch.of(collated), TensorBatch.of(collated, targets.of(rows))
+
+
+@every_loss
+def test_a_cache_with_the_whole_vocabulary_gives_the_loss_and_gradient_of_the_teacher(
+    shards, student, teacher, cache_dir, vocabulary_size, losses
+):
+    rows = np.array([40, 3, 11, 65, 12, 3])
+    folder = cache_dir(top_k=vocabulary_size, temperature=losses.temperature)
+    counts = step_counts(shards, rows)
+    plain, cached = batches_of(shards, rows, TeacherCache(folder, shards, losses.compared_positions))
+    loss, terms, gradient = run(student, None, losses, cached, counts)
+    expected_loss, expected_terms, expected_gradient = run(student, teacher, losses, plain, counts)
+    assert loss == pytest.approx(expected_loss, rel=FP16)
+    assert terms == pytest.approx(expected_terms, rel=FP16)
+    assert (gradient - expected_gradient).norm() < FP16 * expected_gradient.norm()
+
+
+@every_loss
+def test_a_cache_with_the_whole_vocabulary_gives_the_heldout_scores_of_the_teacher(
+    student, teacher, cache_dir, shards_dir, vocabulary_size, losses
+):
+    shards = open_shards(shards_dir, "heldout")
+    folder = cache_dir(top_k=vocabulary_size, temperature=losses.temperature)
+    settings = {"shards": shards, "rank": 0, "num_workers": 1, "batch_size": 6, "pad_id": 0}
+    live = HeldoutScorer(**settings, device=torch.device("cpu"), reduce=list, on_batch=lambda: None)
+    cached = replace(live, targets=TeacherCache(folder, shards, losses.compared_positions))
+    expected = live.score(DistillationLoss(student, teacher, losses))
+    scores = cached.score(DistillationLoss(student, None, losses, cached=True))
+    assert scores["agreement"] == pytest.approx(expected["agreement"], abs=1e-9)
+    assert dict(scores) == pytest.approx(dict(expected), rel=FP16)
+
+
+@pytest.mark.parametrize("positions", ["all", "masked"])
+def test_the_kl_of_a_small_cache_counts_all_other_tokens_as_one_event(shards, student, teacher, cache_dir, positions):
+    losses, rows, k = LossConfig(alpha_mlm=0.0, alpha_cos=0.0, ce_positions=positions), np.arange(6), 4
+    plain, cached = batches_of(shards, rows, TeacherCache(cache_dir(top_k=k), shards, positions))
+    inputs = {"input_ids": plain.input_ids, "attention_mask": plain.attention_mask}
+    with torch.no_grad():
+        teacher_logits = teacher(**inputs, token_type_ids=plain.token_type_ids).logits.flatten(0, 1)
+        student_logits = student(**inputs).logits.flatten(0, 1)
+    selected = plain.mask_index if positions == "masked" else plain.attention_mask.flatten().nonzero().flatten()
+    p, q = ((logits[selected] / losses.temperature).double().softmax(1) for logits in (teacher_logits, student_logits))
+    best = p.topk(k).indices
+    p, q = (torch.cat([each.gather(1, best), 1 - each.gather(1, best).sum(1, keepdim=True)], 1) for each in (p, q))
+    expected = losses.temperature**2 * (p * (p.log() - q.log())).sum(1).mean().item()
+    _, terms, _ = run(student, None, losses, cached, step_counts(shards, rows))
+    assert terms["ce"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_each_row_has_its_own_targets_in_any_order(shards, teacher, cache_dir):
+    rows = np.random.default_rng(0).permutation(len(shards))[:20]
+    targets, ends = TeacherCache(cache_dir(), shards, "all").of(rows), np.cumsum(shards.lengths(rows))
+    for hidden, row in zip(np.split(targets.hidden.numpy(), ends[:-1]), rows, strict=True):
+        batch = TensorBatch.of(collate(shards, planned([row]), pad_id=0, multiple=1))
+        with torch.no_grad():
+            states = teacher.bert(batch.input_ids, token_type_ids=batch.token_type_ids).last_hidden_state[0]
+        np.testing.assert_allclose(hidden, states.numpy(), atol=5e-3)
+
+
+def test_cached_tokens_are_sorted_by_probability(shards, cache_dir):
+    targets = TeacherCache(cache_dir(), shards, "all").of(np.arange(30))
+    assert (targets.log_probabilities.diff(dim=1) <= 0).all()
+    assert (targets.log_probabilities.exp().sum(1) < 1 + 1e-5).all()
+    assert all(len(set(ids)) == len(ids) for ids in targets.ids.tolist())
+
+
+def test_a_cache_of_all_positions_also_has_the_targets_at_masked_positions(shards, cache_dir):
+    rows = np.arange(50)[::-3]
+    wide, narrow = (
+        TeacherCache(cache_dir(positions=positions), shards, "masked").of(rows) for positions in ("all", "masked")
+    )
+    assert len(wide.ids) == shards.mask_counts(rows, np.zeros_like(rows)).sum()
+    for one, other in zip(vars(wide).values(), vars(narrow).values(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("batch_rows", [1, 7, 1000])
+def test_the_size_of_record_batches_does_not_change_the_targets(
+    monkeypatch, shards, cache_dir, shards_dir, teacher_dir, tmp_path, batch_rows
+):
+    rows = np.arange(len(shards))
+    expected = TeacherCache(cache_dir(), shards, "all").of(rows)
+    monkeypatch.setattr(teacher_cache, "RECORD_BATCH_ROWS", batch_rows)
+    monkeypatch.setattr(teacher_cache, "_LOGIT_ROWS", batch_rows)
+    targets = TeacherCache(write_cache(tmp_path / "other", shards_dir, teacher_dir), shards, "all").of(rows)
+    # The teacher reads other batches, so the last digits may differ.
+    torch.testing.assert_close(targets.hidden, expected.hidden, rtol=0, atol=5e-3)
+    torch.testing.assert_close(targets.log_probabilities, expected.log_probabilities, rtol=0, atol=1e-4)
+
+
+def test_a_micro_batch_may_have_no_masked_token(shards, student, cache_dir):
+    _, batch = batches_of(shards, np.arange(2), TeacherCache(cache_dir(), shards, "all"))
+    empty = torch.empty(0, dtype=torch.long)
+    batch = replace(batch, mask_index=empty, mask_labels=empty)
+    loss, _, _ = run(student, None, LossConfig(), batch, LossDivisors(40, 1))
+    assert np.isfinite(loss)
+
+
+def test_a_cache_has_one_file_per_shard_with_the_same_number_of_rows(shards_dir, cache_dir):
+    folder = Path(cache_dir())
+    outputs, encoded = (
+        json.loads(Path(run_dir, "manifest.json").read_text())["content"]["outputs"] for run_dir in (folder, shards_dir)
+    )
+    rows = {name.replace("shards/", "teacher/"): each["rows"] for name, each in encoded.items() if "split" in each}
+    assert {name: entry["rows"] for name, entry in outputs.items()} == rows
+    assert {file.name for file in (folder / "teacher").iterdir()} == {Path(name).name for name in rows}
+    for name in rows:
+        table = pa.ipc.open_file(folder / name).read_all()
+        assert table.schema.metadata == TEACHER_TARGETS.metadata
+        assert table.num_rows == rows[name]
+
+
+@pytest.mark.parametrize("positions", ["all", "masked"])
+def test_the_estimated_size_is_slightly_below_the_actual_one(shards_dir, teacher, cache_dir, positions):
+    folder = Path(cache_dir(positions=positions, top_k=16))
+    estimate = cache_bytes(shards_dir, dim=teacher.config.hidden_size, top_k=16, positions=positions)
+    assert sorted(estimate) == ["heldout", "train"]
+    for split, size in estimate.items():
+        written = sum(file.stat().st_size for file in (folder / "teacher").glob(f"{split}-*"))
+        assert written == pytest.approx(size, rel=0.15)  # offsets, and the frame of an Arrow file
+        assert written >= size
+
+
+def test_the_manifest_contains_the_share_of_the_probability_that_is_stored(shards, cache_dir, vocabulary_size):
+    counts, whole = (
+        json.loads(Path(folder, "manifest.json").read_text())["content"]["counts"]
+        for folder in (cache_dir(), cache_dir(top_k=vocabulary_size, temperature=2.0))
+    )
+    logs = TeacherCache(cache_dir(), shards, "all").of(np.arange(len(shards))).log_probabilities
+    assert counts["train"]["positions"] == len(logs) == shards.tokens
+    assert counts["train"]["kept_probability"] == pytest.approx(logs.double().exp().sum(1).mean().item(), abs=1e-5)
+    assert whole["heldout"]["kept_probability"] == pytest.approx(1.0, abs=1e-5)
+
+
+def flip_byte(file):
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+DAMAGES = {
+    "missing": (Path.unlink, "missing"),
+    "truncated": (lambda file: file.write_bytes(file.read_bytes()[:-100]), r"\d+ bytes, but the manifest records"),
+    "changed": (flip_byte, "its content differs from the manifest"),
+    "not Arrow": (lambda file: file.write_bytes(bytes(file.stat().st_size)), "not a complete Arrow file"),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_file_is_refused_by_name(cache_dir, shards, tmp_path, damage, message):
+    folder = Path(shutil.copytree(cache_dir(), tmp_path / "copy"))
+    file = min((folder / "teacher").glob("train-*"))
+    damage(file)
+    with pytest.raises(InputError, match=f"{file.name}: {message}"):
+        # Only a verification of the content detects the same number of other bytes.
+        TeacherCache(str(folder), shards, "all", verify=damage is flip_byte).of(np.arange(3))
+
+
+def test_a_run_of_another_job_is_refused(shards_dir, shards):
+    with pytest.raises(InputError, match="written by encode_corpus, not by cache_teacher"):
+        TeacherCache(shards_dir, shards, "all")
+
+
+def test_states_that_do_not_fit_into_16_bits_are_refused(tmp_path, shards_dir, teacher_dir, monkeypatch):
+    model = load_masked_lm(teacher_dir)
+    with torch.no_grad():
+        model.bert.encoder.layer[-1].output.LayerNorm.weight.fill_(1e6)
+    monkeypatch.setattr("distilray.distillation.cache_teacher.load_masked_lm", lambda _: model)
+    with pytest.raises(InputError, match="not finite in 16 bits"):
+        write_cache(tmp_path / "run", shards_dir, teacher_dir)
