@@ -1,7 +1,6 @@
 import itertools
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from distilray.finetuning.classifier import load_fine_tuned
 from distilray.finetuning.classifier_training import ClassifierTraining, fine_tune
 from distilray.finetuning.fine_tune_state import read_evaluations
 from distilray.finetuning.metrics import majority_scores
-from distilray.finetuning.objective import predict
 from distilray.finetuning.tasks import TASKS
 from distilray.training.checkpoint import BrokenCheckpointError
 from tests.distilray.training.threaded_workers import run_together
@@ -23,10 +21,16 @@ from tests.tiny.tasks import classifier, features, settings
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 FOUR = settings(epochs=2, evaluations_per_epoch=2, batch_size=8)  # 15 rows: 4 steps, each evaluated
+UNEVEN = settings(epochs=2, evaluations_per_epoch=2, batch_size=7, dropout=0.0)  # batches of 7, 7 and 1 rows
+TEACHER = TaskDistillationConfig(teacher_run_dir="unused", alpha=1.0, temperature=1.0)
 
 
 class KilledError(Exception):
     pass
+
+
+def changed(**changes):
+    return FOUR.model_copy(update=changes)
 
 
 @pytest.fixture(scope="module")
@@ -36,253 +40,218 @@ def task(bert_dir):
 
 @pytest.fixture(scope="module")
 def train(bert_dir, task):
-    """Fine-tune on CoLA, and return the result and the final weights."""
+    """Fine-tune on CoLA; return the history and the final weights."""
 
-    def run(values=FOUR, *, seed=1, folder=None, rows=task, **arguments):
+    def run(values=FOUR, *, seed=1, folder=None, rows=task, **options):
         model = classifier(rows.task, bert_dir, seed=seed, dropout=values.dropout)
-        folder = None if folder is None else str(folder)
-        of_run = {name: arguments.pop(name) for name in ClassifierTraining.__dataclass_fields__ if name in arguments}
-        found = fine_tune(ClassifierTraining(model, rows, values, seed, **CPU, **of_run), folder=folder, **arguments)
-        return found, {name: value.detach().clone() for name, value in model.named_parameters()}
+        names = ("workers", "teacher_outputs", "distillation")
+        settings_of_run = {name: options.pop(name) for name in names if name in options}
+        training = ClassifierTraining(model, rows, values, seed, **CPU, **settings_of_run)
+        history = fine_tune(training, folder=None if folder is None else str(folder), **options)
+        return history, {name: value.detach().clone() for name, value in model.named_parameters()}
 
     return run
 
 
 @pytest.fixture(scope="module")
-def uncut(train):
-    """Uninterrupted run."""
+def uninterrupted(train):
     return train()
 
 
 @pytest.fixture
 def scored(monkeypatch):
-    """Replace the scores of evaluations by given ones, and count evaluations."""
+    """Replace the scores of the next evaluations."""
 
-    def use(scores):
-        left = iter(scores)
-        monkeypatch.setattr(ClassifierTraining, "dev_scores", lambda _: {"matthews": 0.0, "score": next(left)})
+    def use(*scores):
+        remaining = iter(scores)
+        monkeypatch.setattr(ClassifierTraining, "dev_scores", lambda _: {"matthews": 0.0, "score": next(remaining)})
 
     return use
 
 
-def without_time(evaluations):
-    return [replace(one, seconds=0.0) for one in evaluations]
+@pytest.fixture
+def interrupt(train):
+    """Start a run in a folder and kill it when an evaluation is reported, before its checkpoint is written."""
 
+    def run(folder, number, values=FOUR, **options):
+        def report(evaluation):
+            if evaluation.number == number:
+                raise KilledError
+            return True
 
-def are_equal(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def stopping_at(number):
-    def report(evaluation):
-        if evaluation.number == number:
-            raise KilledError
-        return True
-
-    return report
-
-
-def ticking():
-    return itertools.count().__next__
-
-
-def test_evaluations_say_where_they_are(train):
-    found, _ = train(clock=ticking())
-    assert [(one.number, one.step, one.epoch) for one in found.evaluations] == [
-        (1, 1, 0.5),
-        (2, 2, 1.0),
-        (3, 3, 1.5),
-        (4, 4, 2.0),
-    ]
-    assert (found.planned, found.end_reason) == (4, "complete")
-    assert all(list(one.scores) == ["matthews", "score"] for one in found.evaluations)
-    assert sorted({one.seconds for one in found.evaluations}) == [one.seconds for one in found.evaluations]
-
-
-def test_the_same_seed_gives_the_same_weights_and_another_gives_others(train, uncut):
-    (first, weights), (again, same), (other, different) = uncut, train(), train(seed=2)
-    assert without_time(first.evaluations) == without_time(again.evaluations)
-    assert are_equal(weights, same)
-    assert not are_equal(weights, different)
-    assert first.evaluations[0].train_loss != other.evaluations[0].train_loss
-
-
-def test_the_random_state_before_does_not_matter(train, uncut):
-    torch.manual_seed(1234)
-    assert are_equal(train()[1], uncut[1])
-
-
-@pytest.mark.parametrize("number", [1, 2, 3, 4])
-def test_a_run_that_was_interrupted_ends_as_one_that_was_not(train, uncut, tmp_path, number):
-    whole, weights = uncut
-    with pytest.raises(KilledError):
-        train(folder=tmp_path, report=stopping_at(number))
-    reported = []
-    found, same = train(folder=tmp_path, report=lambda one: reported.append(one.number) or True)
-    assert without_time(found.evaluations) == without_time(whole.evaluations)
-    assert without_time([found.best]) == without_time([whole.best])
-    assert are_equal(weights, same)
-    # Evaluations that have a checkpoint from before the interruption are not reported again.
-    assert reported == [one for one in (1, 2, 3, 4) if one >= number]
-
-
-def test_a_run_that_is_interrupted_again_and_again_ends_as_one_that_was_not(train, uncut, tmp_path):
-    whole, weights = uncut
-    for number in (1, 3, 3):
         with pytest.raises(KilledError):
-            train(folder=tmp_path, report=stopping_at(number))
-    found, same = train(folder=tmp_path)
-    assert without_time(found.evaluations) == without_time(whole.evaluations)
-    assert are_equal(weights, same)
+            train(values, folder=folder, report=report, **options)
+
+    return run
 
 
-def test_a_run_that_is_interrupted_between_evaluations_ends_as_one_that_was_not(train, tmp_path):
+def without_time(history):
+    return [replace(evaluation, seconds=0.0) for evaluation in [history.best, *history.evaluations]]
+
+
+def are_equal(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def is_same_result(first, second):
+    return without_time(first[0]) == without_time(second[0]) and are_equal(first[1], second[1])
+
+
+def test_evaluations_are_evenly_spaced_and_recorded(train, tmp_path):
+    steps = []
+    clock = itertools.count().__next__
+    history, _ = train(folder=tmp_path, clock=clock, on_step=lambda step, total: steps.append((step, total)))
+    positions = [(each.number, each.step, each.epoch) for each in history.evaluations]
+    assert positions == [(1, 1, 0.5), (2, 2, 1.0), (3, 3, 1.5), (4, 4, 2.0)]
+    assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert (history.planned, history.end_reason) == (4, "complete")
+    assert all(list(each.scores) == ["matthews", "score"] for each in history.evaluations)
+    seconds = [each.seconds for each in history.evaluations]
+    assert seconds == sorted(set(seconds))
+    record = json.loads((tmp_path / "evaluations.json").read_text())
+    assert (record["ended"], record["planned"], len(record["evaluations"])) == ("complete", 4, 4)
+
+
+def test_only_the_seed_changes_the_result(train, uninterrupted):
+    torch.manual_seed(1234)
+    assert is_same_result(train(), uninterrupted)
+    history, weights = train(seed=2)
+    assert not are_equal(weights, uninterrupted[1])
+    assert history.evaluations[0].train_loss != uninterrupted[0].evaluations[0].train_loss
+
+
+@pytest.mark.parametrize("interruptions", [[1], [2], [4], [1, 3, 3]], ids=str)
+def test_an_interrupted_run_resumes_to_the_same_result(train, interrupt, uninterrupted, tmp_path, interruptions):
+    for number in interruptions:
+        interrupt(tmp_path, number)
+    reported = []
+    assert is_same_result(
+        train(folder=tmp_path, report=lambda each: reported.append(each.number) or True), uninterrupted
+    )
+    # Evaluations that have a checkpoint from before the interruption are not reported again.
+    assert reported == list(range(interruptions[-1], 5))
+
+
+def test_a_run_interrupted_between_evaluations_resumes_to_the_same_result(train, tmp_path):
     def on_step(step, steps):
         if step == 3:
             raise KilledError
 
-    values = FOUR.model_copy(update={"evaluations_per_epoch": 1})
-    whole, weights = train(values)
+    values = changed(evaluations_per_epoch=1)
     with pytest.raises(KilledError):
         train(values, folder=tmp_path, on_step=on_step)
-    found, same = train(values, folder=tmp_path)
-    assert without_time(found.evaluations) == without_time(whole.evaluations)
-    assert are_equal(weights, same)
+    assert is_same_result(train(values, folder=tmp_path), train(values))
 
 
-def test_the_best_weights_survive_an_interruption(train, tmp_path, scored):
-    scored([0.5, 0.9, 0.1, 0.2])
-    whole, weights = train()
-    scored([0.5, 0.9, 0.1])
-    with pytest.raises(KilledError):
-        train(folder=tmp_path, report=stopping_at(3))
-    scored([0.1, 0.2])
-    found, same = train(folder=tmp_path)
-    assert whole.best.number == found.best.number == 2
-    assert are_equal(weights, same)
-
-
-def test_only_the_newest_and_the_best_checkpoint_are_kept(train, tmp_path, scored):
-    scored([0.5, 0.9, 0.1, 0.2])
-    with pytest.raises(KilledError):
-        train(folder=tmp_path, report=stopping_at(4))
+def test_only_the_newest_and_the_best_checkpoint_are_kept_and_the_best_weights_are_restored(
+    train, interrupt, scored, tmp_path
+):
+    scored(0.5, 0.9, 0.1, 0.2)
+    expected = train()
+    assert expected[0].best.number == 2
+    scored(0.5, 0.9, 0.1, 0.2)
+    interrupt(tmp_path, 4)
     assert sorted(file.name for file in (tmp_path / "checkpoints").iterdir()) == ["step-0000002", "step-0000003"]
+    scored(0.2)
+    assert is_same_result(train(folder=tmp_path), expected)
 
 
-def test_time_before_an_interruption_counts_and_time_between_does_not(train, tmp_path):
-    with pytest.raises(KilledError):
-        train(folder=tmp_path, report=stopping_at(3), clock=itertools.count(0, 10).__next__)
-    second = read_evaluations(str(tmp_path))[-1].seconds
-    found, _ = train(folder=tmp_path, clock=itertools.count(5000).__next__)
-    assert second < found.evaluations[2].seconds < second + 10
-    assert [one.seconds for one in found.evaluations] == sorted(one.seconds for one in found.evaluations)
+def test_the_training_time_excludes_the_time_of_an_interruption(train, interrupt, tmp_path):
+    interrupt(tmp_path, 3, clock=itertools.count(0, 10).__next__)
+    before = read_evaluations(str(tmp_path))[-1].seconds
+    history, _ = train(folder=tmp_path, clock=itertools.count(5000).__next__)
+    assert before < history.evaluations[2].seconds < before + 10
+    assert [each.seconds for each in history.evaluations] == sorted(each.seconds for each in history.evaluations)
 
 
-def test_a_finished_run_is_not_trained_again(train, tmp_path, monkeypatch):
-    whole, weights = train(folder=tmp_path)
-    monkeypatch.setattr(classifier_training, "train", None)
-    found, same = train(folder=tmp_path)
-    assert found == whole
-    assert are_equal(weights, same)
-
-
-def test_a_finished_folder_holds_the_best_model_and_no_checkpoints(train, tmp_path, task):
-    found, weights = train(folder=tmp_path)
-    assert {file.name for file in tmp_path.iterdir()} == {"evaluations.json", "model"}
+def test_a_finished_run_contains_the_best_model_and_is_not_trained_again(train, tmp_path, monkeypatch):
+    assert read_evaluations(str(tmp_path)) == []
+    result = train(folder=tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["evaluations.json", "model"]
     model = load_fine_tuned(str(tmp_path / "model"), TASKS["cola"])
-    assert are_equal(dict(model.named_parameters()), weights)
-    assert read_evaluations(str(tmp_path)) == found.evaluations
-    assert predict(model, task.dev["dev"], pad_id=task.pad_id, **CPU).shape == (9, 2)
-
-
-def test_a_folder_without_evaluations_has_none(tmp_path):
-    assert read_evaluations(str(tmp_path / "nothing")) == []
+    assert are_equal(dict(model.named_parameters()), result[1])
+    assert read_evaluations(str(tmp_path)) == result[0].evaluations
+    monkeypatch.setattr(classifier_training, "train", None)
+    history, weights = train(changed(seeds=[1, 7]), folder=tmp_path)  # other seeds of the task have their own runs
+    assert history == result[0]
+    assert are_equal(weights, result[1])
 
 
 @pytest.mark.parametrize("is_finished", [False, True])
-@pytest.mark.parametrize("change", ["seed", "learning_rate", "data"])
-def test_the_folder_of_another_fine_tuning_is_refused(train, tmp_path, task, bert_dir, is_finished, change):
+def test_the_folder_of_another_fine_tuning_run_is_refused(train, interrupt, tmp_path, task, bert_dir, is_finished):
+    outputs = {"teacher_outputs": np.eye(2, dtype=np.float32)[task.train.labels]}
     if is_finished:
-        train(folder=tmp_path)
+        train(folder=tmp_path, distillation=TEACHER, **outputs)
+        moved = TEACHER.model_copy(update={"teacher_run_dir": "moved"})
+        train(folder=tmp_path, distillation=moved, **outputs)
     else:
-        with pytest.raises(KilledError):
-            train(folder=tmp_path, report=stopping_at(2))
-    other = {
-        "seed": {"seed": 2},
-        "learning_rate": {"values": FOUR.model_copy(update={"learning_rate": 1e-3})},
-        "data": {"rows": features("cola", bert_dir, train=16)},
+        interrupt(tmp_path, 2, distillation=TEACHER, **outputs)
+    same = {"distillation": TEACHER, **outputs}
+    others = {
+        "seed": {"seed": 2, **same},
+        "setting": {"values": changed(learning_rate=1e-3), **same},
+        "data": {"rows": features("cola", bert_dir, train=15, dev=10), **same},
+        "alpha": {"distillation": TEACHER.model_copy(update={"alpha": 0.5}), **outputs},
+        "no teacher": {},
     }
-    with pytest.raises(
-        BrokenCheckpointError, match=r"evaluations.json: belongs to a fine-tuning run with other settings"
-    ):
-        train(folder=tmp_path, **other[change])
+    for other in others.values():
+        with pytest.raises(BrokenCheckpointError, match=r"evaluations.json: belongs to .* other settings or data"):
+            train(folder=tmp_path, **other)
 
 
-def test_which_other_seeds_the_task_has_does_not_matter(train, tmp_path):
-    whole, _ = train(folder=tmp_path)
-    assert train(FOUR.model_copy(update={"seeds": [1, 7]}), folder=tmp_path)[0] == whole
+def damage(folder, step):
+    file = folder / f"checkpoints/step-{step:07d}/model.safetensors"
+    data = file.read_bytes()
+    file.write_bytes(data[:-1] + bytes([data[-1] ^ 255]))
 
 
-def test_after_damage_to_the_newest_checkpoint_the_one_before_is_taken(train, tmp_path, scored):
-    scored([0.9, 0.1, 0.2])
-    with pytest.raises(KilledError):
-        train(folder=tmp_path, report=stopping_at(3))
-    flip(tmp_path / "checkpoints/step-0000002/model.safetensors")
+def test_a_damaged_newest_checkpoint_is_replaced_by_the_one_before(train, interrupt, scored, tmp_path):
+    scored(0.9, 0.1, 0.2)
+    interrupt(tmp_path, 3)
+    damage(tmp_path, step=2)
     notices = []
-    scored([0.1, 0.2, 0.95])
-    found, same = train(folder=tmp_path, notice=notices.append)
+    scored(0.1, 0.2, 0.95)
+    result = train(folder=tmp_path, notice=notices.append)
     assert "step-0000002 IS BROKEN" in notices[0]
-    assert [one.number for one in found.evaluations] == [1, 2, 3, 4]
-    assert found.best.number == 4
-    scored([0.0, 0.0, 0.0, 1.0])
-    assert are_equal(same, train()[1])
+    scored(0.9, 0.1, 0.2, 0.95)
+    assert is_same_result(result, train())
 
 
-def test_without_the_best_weights_the_run_starts_over(train, tmp_path, scored):
-    scored([0.9, 0.1, 0.2])
-    with pytest.raises(KilledError):
-        train(folder=tmp_path, report=stopping_at(3))
-    flip(tmp_path / "checkpoints/step-0000001/model.safetensors")
+def test_a_run_whose_best_weights_are_damaged_starts_over(train, interrupt, scored, tmp_path):
+    scored(0.9, 0.1, 0.2)
+    interrupt(tmp_path, 3)
+    damage(tmp_path, step=1)
     notices = []
-    scored([0.9, 0.1])
-    with pytest.raises(KilledError):
-        train(folder=tmp_path, notice=notices.append, report=stopping_at(2))
+    scored(0.9, 0.1)
+    interrupt(tmp_path, 2, notice=notices.append)
     assert "step-0000001 IS BROKEN: starting over" in notices[0]
-    scored([0.1, 0.2, 0.3])
-    found, _ = train(folder=tmp_path, notice=notices.append)
-    assert [one.number for one in found.evaluations] == [1, 2, 3, 4]
+    scored(0.1, 0.2, 0.3)
+    history, _ = train(folder=tmp_path, notice=notices.append)
+    assert [each.number for each in history.evaluations] == [1, 2, 3, 4]
     assert len(notices) == 1
 
 
-def flip(file: Path):
-    data = bytearray(file.read_bytes())
-    data[-1] ^= 255
-    file.write_bytes(data)
-
-
 def test_the_model_ends_with_the_weights_of_its_best_evaluation(train, scored):
-    values = FOUR.model_copy(update={"metric": "score"})
-    ends = []
+    weights = {}
     for number in (1, 2, 3, 4):
-        scored([float(one == number) for one in (1, 2, 3, 4)])
-        found, weights = train(values)
-        assert found.best.number == number
-        ends.append(weights)
-    assert not any(are_equal(*pair) for pair in itertools.combinations(ends, 2))
-    scored([0.3, 0.7, 0.7, 0.7])
-    found, weights = train(values)
-    assert found.best.number == 2  # the earlier one on a tie
-    assert are_equal(weights, ends[1])
+        scored(*(float(each == number) for each in (1, 2, 3, 4)))
+        history, weights[number] = train()
+        assert history.best.number == number
+    assert not any(are_equal(*pair) for pair in itertools.combinations(weights.values(), 2))
+    scored(0.3, 0.7, 0.7, 0.7)
+    history, tied = train()
+    assert history.best.number == 2  # the earliest one of equal scores
+    assert are_equal(tied, weights[2])
 
 
-def test_the_metric_of_the_recipe_decides_what_is_best(train, monkeypatch):
-    left = iter([{"matthews": 0.1, "score": 0.9}, *[{"matthews": 0.2, "score": 0.1}] * 3])
-    monkeypatch.setattr(ClassifierTraining, "dev_scores", lambda _: next(left))
-    assert train(FOUR.model_copy(update={"metric": "matthews"}))[0].best.number == 2
+def test_the_metric_of_the_recipe_determines_the_best_evaluation(train, monkeypatch):
+    scores = iter([{"matthews": 0.1, "score": 0.9}, *[{"matthews": 0.2, "score": 0.1}] * 3])
+    monkeypatch.setattr(ClassifierTraining, "dev_scores", lambda _: next(scores))
+    assert train(changed(metric="matthews"))[0].best.number == 2
 
 
 @pytest.mark.parametrize(
-    ("scores", "patience", "ended", "evaluations"),
+    ("scores", "patience", "reason", "evaluations"),
     [
         ([0.5, 0.4, 0.5], 2, "patience", 3),
         ([0.5, 0.6, 0.1, 0.1], 2, "complete", 4),
@@ -291,156 +260,102 @@ def test_the_metric_of_the_recipe_decides_what_is_best(train, monkeypatch):
         ([0.5, 0.1, 0.1, 0.1], None, "complete", 4),
     ],
 )
-def test_training_stops_when_patience_is_at_its_end(train, scored, scores, patience, ended, evaluations):
-    scored(scores)
-    found, _ = train(FOUR.model_copy(update={"patience": patience}))
-    assert (found.end_reason, len(found.evaluations), found.planned) == (ended, evaluations, 4)
+def test_training_stops_when_patience_is_exhausted(train, scored, scores, patience, reason, evaluations):
+    scored(*scores)
+    history, _ = train(changed(patience=patience))
+    assert (history.end_reason, len(history.evaluations), history.planned) == (reason, evaluations, 4)
 
 
-def test_patience_counts_evaluations_before_an_interruption(train, scored, tmp_path):
-    values = FOUR.model_copy(update={"patience": 2})
-    scored([0.5, 0.4, 0.3])
-    with pytest.raises(KilledError):
-        train(values, folder=tmp_path, report=stopping_at(3))
-    scored([0.3])
-    assert train(values, folder=tmp_path)[0].end_reason == "patience"
+def test_patience_counts_evaluations_before_an_interruption(train, interrupt, scored, tmp_path):
+    scored(0.5, 0.4, 0.3)
+    interrupt(tmp_path, 3, changed(patience=2))
+    scored(0.3)
+    assert train(changed(patience=2), folder=tmp_path)[0].end_reason == "patience"
 
 
-def test_who_is_reported_to_can_stop_the_run(train, tmp_path):
-    found, weights = train(report=lambda one: one.number < 2, folder=tmp_path)
-    assert (found.end_reason, len(found.evaluations)) == ("stopped", 2)
-    assert train(folder=tmp_path)[0] == found
+def test_a_report_can_stop_the_run(train, tmp_path):
+    history, weights = train(report=lambda each: each.number < 2, folder=tmp_path)
+    assert (history.end_reason, len(history.evaluations)) == ("stopped", 2)
+    assert train(folder=tmp_path)[0] == history
     assert are_equal(load_file(tmp_path / "model/model.safetensors"), weights)
 
 
-def test_a_run_whose_time_is_over_ends_where_it_is(train):
-    found, _ = train(max_seconds=4, clock=ticking())
-    assert found.end_reason == "time"
-    assert 1 < len(found.evaluations) < 4
+@pytest.mark.parametrize(("max_seconds", "evaluations"), [(0.0, [1]), (4, [1, 2, 3])])
+def test_a_run_ends_at_its_time_limit_but_is_evaluated_at_least_once(train, max_seconds, evaluations):
+    history, _ = train(max_seconds=max_seconds, clock=itertools.count().__next__)
+    assert (history.end_reason, [each.step for each in history.evaluations]) == ("time", evaluations)
 
 
-def test_a_run_without_time_is_evaluated_once(train):
-    found, _ = train(max_seconds=0.0)
-    assert (found.end_reason, found.best.step, found.best.number) == ("time", 1, 1)
+def test_the_training_loss_is_the_mean_over_rows_with_the_dropout_of_the_recipe(train):
+    def loss(batch_size, dropout):
+        values = settings(epochs=1, batch_size=batch_size, learning_rate=1e-12, dropout=dropout)
+        return train(values)[0].evaluations[0].train_loss
 
-
-def test_steps_are_reported(train):
-    reported = []
-    train(on_step=lambda step, steps: reported.append((step, steps)))
-    assert reported == [(step, 4) for step in range(1, 5)]
-
-
-def test_the_loss_of_training_is_the_mean_over_rows(train, task):
-    values = settings(epochs=1, batch_size=8, learning_rate=1e-12, dropout=0.0)
-    found, _ = train(values)
-    whole, _ = train(values.model_copy(update={"batch_size": 15}))
-    assert found.evaluations[0].train_loss == pytest.approx(whole.evaluations[0].train_loss, rel=1e-5)
-
-
-def test_dropout_of_the_recipe_applies(train):
-    losses = [
-        train(settings(epochs=1, learning_rate=1e-12, dropout=dropout), seed=1)[0].evaluations[0].train_loss
-        for dropout in (0.0, 0.0, 0.5)
-    ]
-    assert losses[0] == losses[1]
-    assert abs(losses[2] - losses[0]) > 0.01
+    assert loss(8, dropout=0.0) == pytest.approx(loss(15, dropout=0.0), rel=1e-5)
+    assert abs(loss(8, dropout=0.5) - loss(8, dropout=0.0)) > 0.01
 
 
 @pytest.mark.parametrize(("model", "name"), [("bert_dir", "cola"), ("distilbert_dir", "stsb")])
 def test_a_small_task_is_learned(request, model, name):
     model_dir = request.getfixturevalue(model)
-    task, values = TASKS[name], settings(epochs=5, learning_rate=3e-3, batch_size=16, dropout=0.0)
     rows = features(name, model_dir, train=160, dev=40)
-    found = fine_tune(ClassifierTraining(classifier(name, model_dir), rows, values, 1, **CPU), folder=None)
-    majority = majority_scores(task, rows.train.labels, {"dev": rows.dev["dev"].labels})
-    assert found.best.scores["score"] > majority["score"] + 0.6
-    assert found.evaluations[-1].train_loss < 0.5 * found.evaluations[0].train_loss
-
-
-def test_both_dev_sets_of_mnli_are_scored(bert_dir):
-    rows = features("mnli", bert_dir)
-    found = fine_tune(ClassifierTraining(classifier("mnli", bert_dir), rows, settings(epochs=1), 1, **CPU), folder=None)
-    assert list(found.best.scores) == ["accuracy_m", "accuracy_mm", "score"]
-
-
-def test_a_student_learns_what_its_teacher_says_and_not_the_labels(train, bert_dir):
-    rows = features("cola", bert_dir, train=160, dev=40)
-    taught = 6.0 * np.eye(2, dtype=np.float32)[1 - rows.train.labels]
-    distillation = TaskDistillationConfig(teacher_run_dir="unused", alpha=1.0, temperature=1.0)
     values = settings(epochs=5, learning_rate=3e-3, batch_size=16, dropout=0.0)
-    found, _ = train(values, rows=rows, teacher_outputs=taught, distillation=distillation)
-    assert found.evaluations[-1].scores["matthews"] < -0.6
+    history = fine_tune(ClassifierTraining(classifier(name, model_dir), rows, values, 1, **CPU), folder=None)
+    majority = majority_scores(TASKS[name], rows.train.labels, rows.dev_labels)
+    assert history.best.scores["score"] > majority["score"] + 0.6
+    assert history.evaluations[-1].train_loss < 0.5 * history.evaluations[0].train_loss
 
 
-def test_a_run_with_a_teacher_is_another_run(train, task, tmp_path):
-    taught = {"teacher_outputs": np.eye(2, dtype=np.float32)[task.train.labels]}
-    distillation = TaskDistillationConfig(teacher_run_dir="here", alpha=0.5)
-    whole, _ = train(folder=tmp_path, distillation=distillation, **taught)
-    on_step = distillation.model_copy(update={"teacher_run_dir": "elsewhere"})
-    assert train(folder=tmp_path, distillation=on_step, **taught)[0] == whole
-    with pytest.raises(BrokenCheckpointError):
-        train(folder=tmp_path)
+def test_both_dev_sets_of_mnli_are_scored(train, bert_dir):
+    history, _ = train(settings(epochs=1), rows=features("mnli", bert_dir))
+    assert list(history.best.scores) == ["accuracy_m", "accuracy_mm", "score"]
 
 
-def test_a_gradient_that_is_not_finite_ends_the_run(train):
-    def on_step(step, steps):
-        raise AssertionError("a step was taken")
+def test_a_student_learns_the_outputs_of_its_teacher_instead_of_the_labels(train, bert_dir):
+    rows = features("cola", bert_dir, train=160, dev=40)
+    opposite = 6.0 * np.eye(2, dtype=np.float32)[1 - rows.train.labels]
+    values = settings(epochs=5, learning_rate=3e-3, batch_size=16, dropout=0.0)
+    history, _ = train(values, rows=rows, teacher_outputs=opposite, distillation=TEACHER)
+    assert history.evaluations[-1].scores["matthews"] < -0.6
 
-    values = settings()
-    odd = {"teacher_outputs": np.full((15, 2), np.nan, np.float32)}
+
+def test_a_gradient_that_is_not_finite_ends_the_run_before_its_step(train):
+    steps = []
+    options = {"teacher_outputs": np.full((15, 2), np.nan, np.float32), "distillation": TEACHER}
     with pytest.raises(RuntimeError, match=r"step 1: gradient norm is nan at learning rate 0.002; lower the rate"):
-        train(values, distillation=TaskDistillationConfig(teacher_run_dir="unused"), on_step=on_step, **odd)
+        train(settings(), on_step=lambda *step: steps.append(step), **options)
+    assert steps == []
 
 
-def test_a_length_that_the_model_cannot_read_is_refused(train):
+def test_more_tokens_than_the_model_reads_are_refused(train):
     with pytest.raises(InputError, match=r"max_length: 128 exceeds the model's limit of 48 tokens; set 48 or less"):
         train(settings(max_length=128))
 
 
-def test_the_record_is_plain_json(train, tmp_path):
-    train(folder=tmp_path)
-    record = json.loads((tmp_path / "evaluations.json").read_text())
-    assert (record["ended"], record["planned"], len(record["evaluations"])) == ("complete", 4, 4)
-
-
-PLAIN = FOUR.model_copy(update={"dropout": 0.0, "batch_size": 7})  # an epoch has two batches of 7 and one of 1
-
-
 @pytest.mark.parametrize("size", [2, 3])
-def test_several_workers_train_as_one_does(train, size):
-    alone, _ = train(PLAIN)
-    results = run_together(size, lambda workers: train(PLAIN, workers=workers))
-    for found, shared in results:
-        losses, expected = ([one.train_loss for one in run.evaluations] for run in (found, alone))
+def test_several_workers_train_like_one_and_resume_together(train, interrupt, tmp_path, size):
+    alone, _ = train(UNEVEN)
+    results = run_together(size, lambda workers: train(UNEVEN, workers=workers))
+    for history, weights in results:
+        losses, expected = ([each.train_loss for each in run.evaluations] for run in (history, alone))
         assert losses == pytest.approx(expected, abs=1e-5)
-        assert are_equal(shared, results[0][1])
+        assert are_equal(weights, results[0][1])
+    run_together(size, lambda workers: interrupt(tmp_path, 3, UNEVEN, workers=workers))
+    resumed = run_together(size, lambda workers: train(UNEVEN, workers=workers, folder=tmp_path))
+    assert all(is_same_result(*pair) for pair in zip(resumed, results, strict=True))
 
 
-def test_several_workers_decide_the_same(train, tmp_path):
-    def work(workers):
-        def report(one):
-            return not (workers.rank == 1 and one.number == 3)
+def test_several_workers_stop_together(train, tmp_path):
+    def stopped(workers):
+        def report(evaluation):
+            return not (workers.rank == 1 and evaluation.number == 3)
 
-        return train(PLAIN, workers=workers, report=report, folder=tmp_path, max_seconds=1e6)[0]
+        return train(UNEVEN, workers=workers, report=report, folder=tmp_path, max_seconds=1e6)[0]
 
-    ends = run_together(2, work)
-    assert [one.end_reason for one in ends] == ["stopped"] * 2
-    assert [len(one.evaluations) for one in ends] == [3, 3]
-
-
-def test_several_workers_end_when_the_time_of_one_is_over(train):
-    def work(workers):
+    def out_of_time(workers):
         clock = itertools.count(0, 10 * workers.rank).__next__
-        return train(PLAIN, workers=workers, max_seconds=4, clock=clock)[0]
+        return train(UNEVEN, workers=workers, max_seconds=4, clock=clock)[0]
 
-    assert [one.end_reason for one in run_together(2, work)] == ["time"] * 2
-
-
-def test_several_workers_resume_from_the_checkpoint_of_the_first(train, tmp_path):
-    whole = run_together(2, lambda workers: train(PLAIN, workers=workers))
-    with pytest.raises(KilledError):
-        run_together(2, lambda workers: train(PLAIN, workers=workers, folder=tmp_path, report=stopping_at(3)))
-    again = run_together(2, lambda workers: train(PLAIN, workers=workers, folder=tmp_path))
-    for (found, weights), (expected, wanted) in zip(again, whole, strict=True):
-        assert without_time(found.evaluations) == without_time(expected.evaluations)
-        assert are_equal(weights, wanted)
+    ends = [(each.end_reason, len(each.evaluations)) for each in run_together(2, stopped)]
+    assert ends == [("stopped", 3), ("stopped", 3)]
+    assert [each.end_reason for each in run_together(2, out_of_time)] == ["time", "time"]

@@ -1,4 +1,4 @@
-"""Fine-tuning runs killed before any change of the disk: they end with the same result, and none is trained twice."""
+"""Fine-tuning runs killed before any change of the disk have the same result, and none is trained twice."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,26 +16,16 @@ SCALING = FineTuneScaling(num_workers=1, use_gpu=False, cpus_per_worker=1)
 SETTINGS = settings(epochs=2, batch_size=4)
 
 
-@pytest.fixture(scope="module")
-def rows(bert_dir):
-    return {"cola": features("cola", bert_dir, train=4, dev=4, test=3, changes=SETTINGS)}
-
-
-@pytest.fixture
-def unit(bert_dir):
-    return FineTuneRun("cola", 1, SETTINGS, bert_dir)
-
-
 @pytest.fixture
 def trained(monkeypatch):
-    """Seeds that are fine-tuned, in order. Ray is replaced."""
+    """Seeds of the runs that are executed, in order, without Ray."""
     seeds, execute_run = [], module.execute_run
 
-    def fit(plan, unit, *arguments, **options):
-        seeds.append(unit.seed)
-        execute_run(plan, unit, *arguments, **options)
+    def execute(plan, run, *arguments, **options):
+        seeds.append(run.seed)
+        execute_run(plan, run, *arguments, **options)
 
-    monkeypatch.setattr(module, "execute_run", fit)
+    monkeypatch.setattr(module, "execute_run", execute)
     monkeypatch.setattr(module, "run_on_workers", lambda loop, *_, **__: loop())
     monkeypatch.setattr(module, "ensure_capacity", lambda *_, **__: 1)
     for name in ("put", "get"):
@@ -44,70 +34,74 @@ def trained(monkeypatch):
 
 
 @pytest.fixture
-def run(trained, rows):
-    """Execute runs, and return the content of their results."""
+def execute(trained, bert_dir):
+    """Execute runs, and return their results without times."""
+    rows = {"cola": features("cola", bert_dir, train=4, dev=4, test=3, changes=SETTINGS)}
 
-    def of(folder, *units):
-        results = module.execute_runs(units, rows, plan_of(folder), run_dir=str(folder), job="evaluate_glue")
-        return [content(results[unit.task, unit.seed]) for unit in units]
+    def execute(folder, *runs):
+        results = module.execute_runs(runs, rows, plan_of(folder), run_dir=str(folder), job="evaluate_glue")
+        return [content(results[run.task, run.seed]) for run in runs]
 
-    return of
+    return execute
+
+
+@pytest.fixture
+def run(bert_dir):
+    return FineTuneRun("cola", 1, SETTINGS, bert_dir)
 
 
 def plan_of(folder, **changes):
-    return FineTunePlan(
-        **{"folder": str(folder), "precision": "fp32", "scaling": SCALING, "with_test": True, **changes}
-    )
+    plan = FineTunePlan(str(folder), "fp32", SCALING, with_test=True)
+    return replace(plan, **changes)
 
 
 def content(result):
-    """Return the result of a run without times."""
     folder = Path(result.folder)
-    names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
-    weights = Path(result.model_dir, "model.safetensors").read_bytes()
+    files = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
     evaluations = [replace(each, seconds=0.0) for each in result.fine_tuned.evaluations]
-    predicted = {name: values.tolist() for name, values in read_predictions(result).items()}
-    assert {name: len(values) for name, values in predicted.items()} == {"test": 3}
-    kept = [name for name in names if not name.endswith(".part")]
-    return kept, weights, evaluations, predicted, Path(result.dev_predictions).read_bytes()
+    predictions = {name: values.tolist() for name, values in read_predictions(result).items()}
+    assert {name: len(values) for name, values in predictions.items()} == {"test": 3}
+    complete = [file for file in files if not file.endswith(".part")]
+    weights, dev = Path(result.model_dir, "model.safetensors"), Path(result.dev_predictions)
+    return complete, evaluations, predictions, weights.read_bytes(), dev.read_bytes()
 
 
-def test_a_fine_tuning_that_is_killed_at_any_change_of_the_disk_ends_as_one_that_is_not(run, unit, trained, tmp_path):
+def test_a_run_killed_at_any_change_of_the_disk_resumes_to_the_same_result(execute, run, trained, tmp_path):
     with killed_at_change(-1) as changes:
-        whole = run(tmp_path / "whole", unit)
+        expected = execute(tmp_path / "uninterrupted", run)
     for number in at_each_folder(changes):
         folder = tmp_path / str(number)
         with killed_at_change(number), pytest.raises(KilledError):
-            run(folder, unit)
-        is_complete = is_done(plan_of(folder), unit)
+            execute(folder, run)
+        is_complete = is_done(plan_of(folder), run)
         if is_complete:
-            assert [content(read_result(plan_of(folder), unit))] == whole
+            assert [content(read_result(plan_of(folder), run))] == expected
         trained.clear()
-        assert run(folder, unit) == whole, changes[number]
-        assert trained == [] if is_complete else [1]
+        assert execute(folder, run) == expected, changes[number]
+        assert trained == ([] if is_complete else [1])
 
 
-def test_only_the_fine_tunings_without_a_result_are_trained_whichever_these_are(run, unit, trained, tmp_path):
-    units = [replace(unit, seed=seed) for seed in (1, 2, 3)]
-    whole = run(tmp_path / "whole", *units)
-    run(tmp_path / "run", units[0], units[2])
+def test_only_runs_without_a_result_are_executed(execute, run, trained, tmp_path):
+    runs = [replace(run, seed=seed) for seed in (1, 2, 3)]
+    expected = execute(tmp_path / "all", *runs)
+    execute(tmp_path / "resumed", runs[0], runs[2])
     trained.clear()
-    assert run(tmp_path / "run", *units) == whole
+    assert execute(tmp_path / "resumed", *runs) == expected
     assert trained == [2]
 
 
-@pytest.mark.parametrize(
-    ("of_plan", "of_unit"),
-    [
-        ({"precision": "bf16"}, {}),
-        ({"with_test": False}, {}),
-        ({"distillation": TaskDistillationConfig(teacher_run_dir="unused")}, {}),
-        ({}, {"start": "mnli"}),
-        ({}, {"settings": SETTINGS.model_copy(update={"learning_rate": 1e-3})}),
-    ],
-    ids=["precision", "with_test", "distillation", "start", "settings"],
-)
-def test_the_result_of_another_fine_tuning_is_refused(run, unit, tmp_path, of_plan, of_unit):
-    run(tmp_path, unit)
-    with pytest.raises(InputError, match="the result of other settings"):
-        read_result(plan_of(tmp_path, **of_plan), replace(unit, **of_unit))
+def test_the_result_of_a_run_with_other_settings_is_refused(execute, run, tmp_path):
+    execute(tmp_path, run)
+    plan, rate = plan_of(tmp_path), SETTINGS.model_copy(update={"learning_rate": 1e-3})
+    for other_plan, other_run in (
+        (replace(plan, precision="bf16"), run),
+        (replace(plan, with_test=False), run),
+        (replace(plan, distillation=TaskDistillationConfig(teacher_run_dir="unused")), run),
+        (plan, replace(run, start="mnli")),
+        (plan, replace(run, settings=rate)),
+    ):
+        with pytest.raises(InputError, match="the result of other settings"):
+            read_result(other_plan, other_run)
+    Path(plan.dev_predictions(run)).unlink()
+    with pytest.raises(InputError, match="no dev predictions"):
+        read_result(plan, run)

@@ -1,5 +1,3 @@
-import math
-
 import numpy as np
 import pytest
 
@@ -20,37 +18,32 @@ from tests.distilray.evaluation.bias.table_model import TOKENIZER, TOKENS, Table
 
 HEADER = ",sent_more,sent_less,stereo_antistereo,bias_type,annotations,anon_writer,anon_annotators\n"
 ROW = "{},\"Black men, they say, are poor.\",White men are poor.,stereo,race-color,[],a0,\"['a1', 'a2']\"\n"
+MODEL = {
+    **{("black", "men"): 0.5, ("white", "men"): 0.25, ("men", "are"): 0.8},
+    **{("poor", "."): 0.1, ("rich", "."): 0.4},
+}
 
 
-def pair(more: str, less: str, direction: str = "stereo", bias_type: str = "race-color") -> SentencePair:
+def pair(more, less, direction="stereo", bias_type="race-color"):
     return SentencePair(2, more, less, direction, bias_type)
 
 
 PAIR = pair("black men are poor .", "white men are very rich .")
-MODEL = {
-    ("black", "men"): 0.5,
-    ("white", "men"): 0.25,
-    ("men", "are"): 0.8,
-    ("poor", "."): 0.1,
-    ("rich", "."): 0.4,
-}
 
 
-def test_the_shared_tokens_are_masked_one_at_a_time_and_the_others_never():
+def test_only_the_shared_tokens_are_masked_one_at_a_time():
     more, less = pair_texts(PAIR, TOKENIZER)
-    shown = [" ".join(TOKENS[token] for token in text.input_ids) for text in (*more, *less)]
-    assert shown == [
-        "[CLS] black [MASK] are poor . [SEP]",
-        "[CLS] black men [MASK] poor . [SEP]",
-        "[CLS] black men are poor [MASK] [SEP]",
-        "[CLS] white [MASK] are very rich . [SEP]",
-        "[CLS] white men [MASK] very rich . [SEP]",
-        "[CLS] white men are very rich [MASK] [SEP]",
+    texts = [*more, *less]
+    assert [" ".join(TOKENS[token] for token in text.input_ids[1:-1]) for text in texts] == [
+        "black [MASK] are poor .",
+        "black men [MASK] poor .",
+        "black men are poor [MASK]",
+        "white [MASK] are very rich .",
+        "white men [MASK] very rich .",
+        "white men are very rich [MASK]",
     ]
-    for text in (*more, *less):
-        (place,) = text.positions
-        assert TOKENS[text.input_ids[place]] == "[MASK]"
-    assert [TOKENS[text.targets[0]] for text in (*more, *less)] == ["men", "are", "."] * 2
+    assert all(TOKENS[text.input_ids[text.positions[0]]] == "[MASK]" for text in texts)
+    assert [TOKENS[text.targets[0]] for text in texts] == ["men", "are", "."] * 2
 
 
 @pytest.mark.parametrize(
@@ -59,132 +52,123 @@ def test_the_shared_tokens_are_masked_one_at_a_time_and_the_others_never():
         ([2, 5, 6, 7, 3], [2, 5, 9, 7, 3], ([1, 3], [1, 3])),
         ([2, 5, 6, 7, 3], [2, 5, 8, 8, 6, 7, 3], ([1, 2, 3], [1, 4, 5])),
         ([2, 5, 6, 3], [2, 8, 9, 3], ([], [])),
-        ([2, 5, 5, 6, 3], [2, 5, 6, 3], ([2, 3], [1, 2])),
+        ([2, 6, 5, 5, 3], [2, 6, 5, 3], ([1, 2], [1, 2])),
     ],
 )
-def test_shared_positions_are_those_of_the_blocks_that_both_have(first, second, expected):
-    found = common_positions(first, second)
-    assert [first[place] for place in found[0]] == [second[place] for place in found[1]]
-    assert tuple(map(len, found)) == tuple(map(len, expected))
-    if first.count(5) == 1:
-        assert found == expected
+def test_shared_positions_belong_to_the_common_blocks(first, second, expected):
+    assert common_positions(first, second) == expected
 
 
-def test_the_likelihood_is_the_sum_of_the_shared_tokens_log_probabilities():
-    found = pair_likelihoods(TableModel(MODEL), TOKENIZER, [PAIR], batch_size=2)
-    by_hand = [0.5 * 0.8 * 0.1, 0.25 * 0.8 * 0.4]
-    assert found == pytest.approx(np.log([by_hand]), rel=1e-5)
-    assert preferences(found).tolist() == [-1]
+def test_the_likelihood_is_the_sum_of_the_log_probabilities_of_the_shared_tokens():
+    model, equal = TableModel(MODEL), pair("black men are poor .", "black men are poor .")
+    likelihoods = pair_likelihoods(model, TOKENIZER, [PAIR], batch_size=2)
+    assert likelihoods == pytest.approx(np.log([[0.5 * 0.8 * 0.1, 0.25 * 0.8 * 0.4]]), rel=1e-5)
+    assert model.asked == 6  # only the masks go through the head
+    uniform = 1 / len(TOKENS)  # of the first word, and of "poor" after "are"
+    likelihoods = pair_likelihoods(model, TOKENIZER, [equal], batch_size=2)
+    assert likelihoods == pytest.approx(np.log([[0.8 * 0.5 * 0.1 * uniform**2] * 2]), rel=1e-5)
+    assert preferences(likelihoods).tolist() == [0]
 
 
-def test_only_the_masks_go_through_the_head():
-    model = TableModel(MODEL)
-    pair_likelihoods(model, TOKENIZER, [PAIR], batch_size=2)
-    assert model.asked == 6
+def test_the_more_likely_sentence_is_preferred_and_a_rounding_difference_is_a_tie():
+    likelihoods = np.array([[-1.0, -2.0], [-2.0, -1.0], [-1.0, -1.0], [-1.0001, -1.0003], [-1.0, -1.001]])
+    assert preferences(likelihoods).tolist() == [1, -1, 0, 0, 1]
 
 
-def test_the_sentence_that_is_more_likely_is_preferred_and_what_differs_by_rounding_is_a_tie():
-    likelihoods = np.array([[-1.0, -2.0], [-2.0, -1.0], [-1.0, -1.0], [-1.0001, -1.0003]])
-    assert preferences(likelihoods).tolist() == [1, -1, 0, 0]
-
-
-# Ten pairs: by hand 6 of 8 that are no tie prefer the more stereotyping sentence.
-FOUND = np.array([1, 1, 1, 1, 1, 1, -1, -1, 0, 0])
+# Ten pairs: 6 of the 8 that are no tie prefer the more stereotyping sentence.
+CHOSEN = np.array([1, 1, 1, 1, 1, 1, -1, -1, 0, 0])
 REFERENCE = np.array([1, 1, 1, 1, -1, -1, -1, -1, 1, -1])
 PAIRS = [
     pair("a", "b", "antistereo" if number in (0, 6, 7) else "stereo", BIAS_TYPES[number % 3]) for number in range(10)
 ]
 
 
-def scores(reference=None):
-    return crows_pairs_scores(PAIRS, FOUND, reference, resamples=2000, seed=5)
+def scores(chosen=CHOSEN, reference=None, pairs=PAIRS):
+    return crows_pairs_scores(pairs, chosen, reference, resamples=2000, seed=5)
 
 
-def test_the_share_leaves_ties_out_and_counts_them():
-    found = scores()
-    assert found["overall"]["share"] == 6 / 8
-    assert (found["overall"]["pairs"], found["overall"]["ties"]) == (10, 2)
-    assert found["antistereo"]["share"] == pytest.approx(1 / 3)
-    assert found["stereo"]["share"] == 5 / 5
-    assert found[BIAS_TYPES[0]]["share"] == pytest.approx(2 / 3)  # pairs 0 and 3, not 6; 9 is a tie
-    assert found[BIAS_TYPES[0]]["ties"] == 1
-    assert found["age"] == {"pairs": 0, "ties": 0, "share": None, "interval": None}
-
-
-def test_a_model_without_preference_is_at_one_half():
-    found = crows_pairs_scores(PAIRS, np.array([1, -1] * 5), None, resamples=2000, seed=5)["overall"]
-    assert found["share"] == 0.5
-    assert found["interval"][0] < 0.5 < found["interval"][1]
-
-
-@pytest.mark.parametrize(("preferred", "expected"), [(1, (0.7225, 1.0)), (-1, (0.0, 0.2775))])
-def test_a_share_of_all_or_none_has_the_interval_of_wilson(preferred, expected):
-    # Ten of ten: 1 / (1 + 1.96^2 / 10) = 0.7225.
-    found = crows_pairs_scores([PAIR] * 10, np.full(10, preferred), None, resamples=100, seed=1)["overall"]
-    assert found["interval"] == pytest.approx(expected, abs=1e-4)
-
-
-def test_the_difference_to_the_reference_is_that_of_the_shares_with_a_paired_interval():
-    found = scores(REFERENCE)["overall"]
-    assert found["delta"] == pytest.approx(6 / 8 - 5 / 10)
-    assert found["delta_interval"][0] <= found["delta"] <= found["delta_interval"][1]
-    assert found["same_choice"] == 6 / 10
-    same = crows_pairs_scores(PAIRS, FOUND, FOUND, resamples=2000, seed=5)["overall"]
-    assert (same["delta"], same["delta_interval"], same["same_choice"]) == (0.0, (0.0, 0.0), 1.0)
-
-
-def written(folder, text):
-    file = folder / "pairs.csv"
-    file.write_text(text, encoding="utf-8")
-    return str(file)
-
-
-def read(folder, text):
-    bad = BadRows(written(folder, text))
-    return read_crows_pairs(bad.file, bad), bad
-
-
-def test_the_official_layout_is_read_with_commas_inside_quotes(tmp_path):
-    pairs, bad = read(tmp_path, HEADER + ROW.format(0) + ROW.format(1).replace(",stereo,", ",antistereo,"))
-    assert [one.direction for one in pairs] == ["stereo", "antistereo"]
-    assert pairs[0] == SentencePair(2, "Black men, they say, are poor.", "White men are poor.", "stereo", "race-color")
-    assert not bad.counts
-
-
-def test_columns_are_known_by_name_and_an_unknown_one_is_no_matter(tmp_path):
-    text = "bias_type,id,sent_less,sent_more,stereo_antistereo\nage,1,less,more,stereo\n"
-    assert read(tmp_path, text)[0] == [SentencePair(2, "more", "less", "stereo", "age")]
+def test_the_share_excludes_ties_and_counts_them():
+    by_subset = scores()
+    assert (by_subset["overall"]["share"], by_subset["overall"]["pairs"], by_subset["overall"]["ties"]) == (
+        6 / 8,
+        10,
+        2,
+    )
+    assert by_subset["antistereo"]["share"] == pytest.approx(1 / 3)
+    assert by_subset["stereo"]["share"] == 5 / 5
+    assert by_subset[BIAS_TYPES[0]]["share"] == pytest.approx(2 / 3)  # pairs 0 and 3, not 6; 9 is a tie
+    assert by_subset[BIAS_TYPES[0]]["ties"] == 1
+    assert by_subset["age"] == {"pairs": 0, "ties": 0, "share": None, "interval": None}
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("chosen", "share", "interval"),
+    [
+        # Ten of ten: 1 / (1 + 1.96^2 / 10) = 0.7225.
+        ([1] * 10, 1.0, (0.7225, 1.0)),
+        ([-1] * 10, 0.0, (0.0, 0.2775)),
+    ],
+)
+def test_a_share_of_all_or_none_has_the_interval_of_wilson(chosen, share, interval):
+    overall = scores(np.array(chosen))["overall"]
+    assert (overall["share"], overall["interval"]) == (share, pytest.approx(interval, abs=1e-4))
+
+
+def test_the_interval_of_a_model_without_preference_contains_one_half():
+    overall = scores(np.array([1, -1] * 5))["overall"]
+    assert overall["interval"][0] < overall["share"] == 0.5 < overall["interval"][1]
+
+
+def test_the_difference_to_the_reference_has_a_paired_interval():
+    overall, equal = scores(reference=REFERENCE)["overall"], scores(reference=CHOSEN)["overall"]
+    assert overall["delta"] == pytest.approx(6 / 8 - 5 / 10)
+    assert overall["delta_interval"][0] < overall["delta"] < overall["delta_interval"][1]
+    assert overall["same_choice"] == 6 / 10
+    assert (equal["delta"], equal["delta_interval"], equal["same_choice"]) == (0.0, (0.0, 0.0), 1.0)
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read(text):
+        file = tmp_path / "pairs.csv"
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+        bad = BadRows(str(file))
+        return read_crows_pairs(bad.file, bad), bad
+
+    return read
+
+
+def test_the_official_layout_is_read_by_column_names(read):
+    pairs, bad = read(HEADER + ROW.format(0) + ROW.format(1).replace(",stereo,", ",antistereo,"))
+    assert [each.direction for each in pairs] == ["stereo", "antistereo"]
+    assert pairs[0] == pair("Black men, they say, are poor.", "White men are poor.")
+    assert not bad.counts
+    pairs, _ = read("bias_type,id,sent_less,sent_more,stereo_antistereo\nage,1,less,more,stereo\n")
+    assert pairs == [pair("more", "less", bias_type="age")]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
     [
         (HEADER.replace("sent_less", "sent_fewer") + ROW.format(0), "line 1: no column sent_less"),
         ("", "line 1: no column sent_more, sent_less, stereo_antistereo, bias_type"),
         (HEADER + '0,"never ends,b,stereo,age,[],a0,[]\n' + ROW.format(1), "not CSV"),
+        (HEADER.encode() + "0,caf\u00e9,b,stereo,age,[],a,[]\n".encode("latin-1"), "not UTF-8"),
     ],
 )
-def test_a_file_that_is_no_such_table_is_refused_in_one_line(tmp_path, text, told):
-    with pytest.raises(InputError, match=told) as raised:
-        read(tmp_path, text)
-    assert "pairs.csv" in str(raised.value)
-    assert "\n" not in str(raised.value)
+def test_a_file_in_another_format_is_refused(read, text, message):
+    with pytest.raises(InputError, match=rf"^[^\n]*pairs\.csv[^\n]*{message}[^\n]*$"):
+        read(text)
 
 
-def test_a_file_that_is_missing_or_not_text_is_refused_in_one_line(tmp_path):
+def test_a_missing_file_is_refused():
     with pytest.raises(InputError, match=r"none\.csv"):
-        read_crows_pairs(str(tmp_path / "none.csv"), BadRows("none.csv"))
-    (tmp_path / "latin.csv").write_bytes(HEADER.encode() + "0,caf\u00e9,b,stereo,age,[],a,[]\n".encode("latin-1"))
-    with pytest.raises(InputError, match="not UTF-8"):
-        read_crows_pairs(str(tmp_path / "latin.csv"), BadRows("latin.csv"))
+        read_crows_pairs("none.csv", BadRows("none.csv"))
 
 
-def test_rows_that_are_no_pairs_are_left_out_with_their_reason(tmp_path):
-    row = "{},{},b,{},{},[],a0,[]\n"
-    text = HEADER + ROW.format(0)
-    text += row.format(1, "", "stereo", "age") + row.format(2, "a", "pro", "age") + row.format(3, "a", "stereo", "x")
-    text += "4,too,few\n" + row.format(5, "b ", "stereo", "age")
-    pairs, bad = read(tmp_path, text)
+def test_invalid_rows_are_counted_by_reason(read):
+    rows = ["1,,b,stereo,age,[],a0,[]", "2,a,b,pro,age,[],a0,[]", "3,a,b,stereo,x,[],a0,[]", "4,too,few"]
+    pairs, bad = read(HEADER + ROW.format(0) + "\n".join([*rows, "5,b ,b,stereo,age,[],a0,[]\n"]))
     assert len(pairs) == 1
     assert bad.counts == {
         "an empty sentence": 1,
@@ -193,28 +177,17 @@ def test_rows_that_are_no_pairs_are_left_out_with_their_reason(tmp_path):
         "too few or too many cells": 1,
         "the same sentence twice": 1,
     }
-    with pytest.raises(DataQualityError, match="5 of 6 rows") as raised:
+    with pytest.raises(DataQualityError, match="5 of 6 rows") as error:
         bad.check(len(pairs), 0.5)
-    assert raised.value.details[0] == f"{bad.file}, line 3: an empty sentence"
+    assert error.value.details[0] == f"{bad.file}, line 3: an empty sentence"
     bad.check(len(pairs), 0.9)
-
-
-def test_a_file_without_any_usable_row_is_refused_whatever_is_allowed(tmp_path):
-    pairs, bad = read(tmp_path, HEADER)
+    pairs, bad = read(HEADER)
     with pytest.raises(DataQualityError):
         bad.check(len(pairs), 1.0)
 
 
-def test_a_pair_that_a_model_cannot_score_says_why():
+def test_a_pair_that_a_model_cannot_score_has_a_reason():
     assert pair_problem(PAIR, TOKENIZER) is None
     assert pair_problem(pair("black men", "white women"), TOKENIZER) == "no token in common"
-    assert pair_problem(pair("men " * 11, "men"), TOKENIZER) == "longer than the maximum length"
-
-
-def test_equal_sentences_tie():
-    same = pair("black men are poor .", "black men are poor .")
-    found = pair_likelihoods(TableModel(MODEL), TOKENIZER, [same], batch_size=2)
-    assert (
-        found[0, 0] == found[0, 1] == pytest.approx(math.log(0.8 * 0.5 * 0.1) + 2 * math.log(1 / len(TOKENS)), rel=1e-5)
-    )
-    assert preferences(found).tolist() == [0]
+    assert pair_problem(pair("men " * 10, "men"), TOKENIZER) is None
+    assert pair_problem(pair("men", "men " * 11), TOKENIZER) == "longer than the maximum length"
