@@ -93,41 +93,38 @@ def test_violations_are_detected(old: str, new: str) -> None:
     assert list(violations(TEXT.replace(old, new)))
 
 
-def test_the_python_path_contains_the_code() -> None:
-    assert environment(TEXT)["PYTHONPATH"] == "/app:/app/platform"
-    assert set(all_of(TEXT, "WORKDIR")) == {"/app"}
-    assert "pip install ." not in TEXT  # an installed wheel could hide the code
-
-
-def test_ray_sends_no_usage_data_and_uses_the_python_of_the_image() -> None:
-    expected = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
-    assert expected.items() <= environment(TEXT).items()
-
-
-def test_the_image_does_not_restrict_access_to_the_hub() -> None:
-    assert not {"HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"} & set(environment(TEXT))
-
-
-def test_home_is_the_home_of_the_user() -> None:
-    [created] = [rest for rest in all_of(TEXT, "RUN") if "useradd" in rest]
-    [user] = re.findall(r"useradd --uid 1000 .*--create-home .*/bash (\w+)", created)
-    assert environment(TEXT)["HOME"] == f"/home/{user}"
-    assert f"install --directory --owner={user} --group={user} /home/{user}/.ray" in all_of(TEXT, "RUN")
-
-
-def test_the_cuda_image_can_compile_kernels() -> None:
-    cuda = TEXT.partition("FROM node AS cuda")[2].partition("\nFROM ")[0]
-    assert re.search(r"apt-get install .* g\+\+ ", cuda)
-
-
 def pip_command() -> str:
     [command] = [rest for rest in all_of(TEXT, "RUN") if "pip install" in rest]
     return command
 
 
-def test_packages_come_from_the_runtime_lock_with_hashes() -> None:
+def test_the_environment_has_the_code_on_its_path_and_no_access_restrictions() -> None:
+    expected = {
+        "PYTHONPATH": "/app:/app/platform",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # Ray uses the Python of the image
+    }
+    assert expected.items() <= environment(TEXT).items()
+    assert not {"HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"} & set(environment(TEXT))
+    assert set(all_of(TEXT, "WORKDIR")) == {"/app"}
+    assert "pip install ." not in TEXT  # an installed wheel could hide the code
+
+
+def test_home_is_the_home_of_the_user_of_the_manifests() -> None:
+    [created] = [rest for rest in all_of(TEXT, "RUN") if "useradd" in rest]
+    [user] = re.findall(r"useradd --uid 1000 .*--create-home .*/bash (\w+)", created)
+    assert environment(TEXT)["HOME"] == f"/home/{user}"
+    assert f"install --directory --owner={user} --group={user} /home/{user}/.ray" in all_of(TEXT, "RUN")
+    assert all_of(TEXT, "USER")[-1] == "1000:1000"
+    for name in ("jobs/rayjob.yaml", "serve/rayservice.yaml"):
+        assert "runAsUser: 1000\n" in (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_packages_come_from_the_runtime_lock_with_hashes_and_a_compiler_from_apt() -> None:
     assert "--no-deps --require-hashes -r /build/hashed.lock" in pip_command()
     assert "grep -v '^torch==' /build/requirements-runtime.lock > /build/hashed.lock" in pip_command()
+    cuda = TEXT.partition("FROM node AS cuda")[2].partition("\nFROM ")[0]
+    assert re.search(r"apt-get install .* g\+\+ ", cuda)  # for the kernels that torch compiles
 
 
 @pytest.mark.parametrize(
@@ -149,12 +146,6 @@ def test_sample_data_is_only_installed_on_request(sample: str, packages: set[str
     lines = (tmp_path / "hashed.lock").read_text().splitlines()
     assert {line.partition("==")[0] for line in lines if "==" in line} == packages
     assert not lines[-1].endswith("\\")
-
-
-def test_the_image_and_the_manifests_have_the_same_user() -> None:
-    assert all_of(TEXT, "USER")[-1] == "1000:1000"
-    for name in ("jobs/rayjob.yaml", "serve/rayservice.yaml"):
-        assert "runAsUser: 1000\n" in (ROOT / name).read_text(encoding="utf-8")
 
 
 def test_the_build_context_contains_only_what_is_copied() -> None:

@@ -22,15 +22,18 @@ from distilray.config.serving import FillMaskAppConfig
 from distilray.stages import STAGES
 
 KUBERNETES = "1.37"
-FILES = ("jobs/rayjob.yaml", "serve/rayservice.yaml")
-COMPONENT = "app.kubernetes.io/component"
+JOB, SERVICE = FILES = ("jobs/rayjob.yaml", "serve/rayservice.yaml")
 Manifest = dict[str, Any]
-
 ROOT = Path(__file__).parents[2]
+
+
+def read_yaml(name: str) -> Any:
+    return yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
+
+
 MANIFESTS: dict[str, list[Manifest]] = {
     name: list(yaml.safe_load_all((ROOT / name).read_text(encoding="utf-8"))) for name in FILES
 }
-EVERY = [pytest.param(one, id=f"{one['kind']} of {name}") for name, manifests in MANIFESTS.items() for one in manifests]
 
 
 def one_of(kind: str, name: str) -> Manifest:
@@ -38,24 +41,31 @@ def one_of(kind: str, name: str) -> Manifest:
     return result
 
 
-JOB_SPEC: Manifest = one_of("RayJob", FILES[0])["spec"]
-SERVICE_SPEC: Manifest = one_of("RayService", FILES[1])["spec"]
-CLUSTERS = {FILES[0]: JOB_SPEC["rayClusterSpec"], FILES[1]: SERVICE_SPEC["rayClusterConfig"]}
+JOB_SPEC: Manifest = one_of("RayJob", JOB)["spec"]
+SERVICE_SPEC: Manifest = one_of("RayService", SERVICE)["spec"]
+CLUSTERS = {JOB: JOB_SPEC["rayClusterSpec"], SERVICE: SERVICE_SPEC["rayClusterConfig"]}
+[SERVICE_WORKERS] = CLUSTERS[SERVICE]["workerGroupSpecs"]
+CLUSTER_YAML = read_yaml("cluster.yaml")
 
 
-def groups(cluster: Manifest) -> Iterator[tuple[str, Manifest]]:
-    yield "head", cluster["headGroupSpec"]
-    for group in cluster["workerGroupSpecs"]:
-        yield group["groupName"], group
+def groups(cluster: Manifest) -> dict[str, Manifest]:
+    return {"head": cluster["headGroupSpec"], **{each["groupName"]: each for each in cluster["workerGroupSpecs"]}}
 
 
-PODS = [
-    pytest.param(group["template"], id=f"{name} of {file}")
-    for file, cluster in CLUSTERS.items()
-    for name, group in groups(cluster)
-]
-HEADS = [pytest.param(cluster["headGroupSpec"], id=file) for file, cluster in CLUSTERS.items()]
-POLICIES = [pytest.param(one_of("NetworkPolicy", file), id=file) for file in FILES]
+def environment(container: Manifest) -> dict[str, str | None]:
+    return {each["name"]: each.get("value") for each in container["env"]}
+
+
+each_pod = pytest.mark.parametrize(
+    "pod",
+    [
+        pytest.param(group["template"]["spec"], id=f"{name} of {file}")
+        for file, cluster in CLUSTERS.items()
+        for name, group in groups(cluster).items()
+    ],
+)
+each_cluster = pytest.mark.parametrize("cluster", CLUSTERS.values(), ids=CLUSTERS)
+each_policy = pytest.mark.parametrize("policy", [one_of("NetworkPolicy", file) for file in FILES], ids=FILES)
 
 
 # Schemas
@@ -79,156 +89,129 @@ def check(manifest: Manifest, kuberay: Registry) -> None:
         kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
 
 
-@pytest.mark.parametrize("manifest", EVERY)
-def test_a_manifest_matches_its_schema(manifest: Manifest, kuberay: Registry) -> None:
-    check(manifest, kuberay)
+@pytest.mark.parametrize("name", FILES)
+def test_the_manifests_match_their_schemas(name: str, kuberay: Registry) -> None:
+    for manifest in MANIFESTS[name]:
+        check(manifest, kuberay)
 
 
 @pytest.mark.parametrize(
-    ("kind", "path", "key"),
+    ("kind", "path", "key", "value"),
     [
-        ("RayJob", "spec", "shutdownAfterJobFinish"),
-        ("RayJob", "spec/rayClusterSpec", "authOption"),
-        ("RayJob", "spec/rayClusterSpec/authOptions", "moed"),
-        ("RayJob", "spec/rayClusterSpec/autoscalerOptions/securityContext", "readOnlyRootFileSystem"),
-        ("RayJob", "spec/rayClusterSpec/workerGroupSpecs/0", "maxReplica"),
-        ("RayJob", "spec/rayClusterSpec/workerGroupSpecs/0/template/spec", "terminationGracePeriod"),
-        ("RayJob", "spec/rayClusterSpec/headGroupSpec/template/spec/containers/0", "resource"),
-        ("RayService", "spec", "serveConfig"),
-        ("RayService", "spec/serveService/spec", "port"),
-        ("RayService", "spec/upgradeStrategy", "kind"),
-        ("RayService", "spec/rayClusterConfig/gcsFaultToleranceOptions/redisPassword/valueFrom", "secret"),
-        ("NetworkPolicy", "spec/ingress/1", "port"),
-        ("PodDisruptionBudget", "spec", "minAvailabel"),
+        ("RayJob", "spec", "submissionMode", "HttpMode"),
+        ("RayJob", "spec", "ttlSecondsAfterFinished", "3600"),
+        ("RayJob", "spec", "entrypoint", ["python"]),
+        ("RayJob", "spec", "shutdownAfterJobFinish", {}),
+        ("RayJob", "spec/rayClusterSpec", "authOption", {}),
+        ("RayJob", "spec/rayClusterSpec/authOptions", "moed", {}),
+        ("RayJob", "spec/rayClusterSpec/autoscalerOptions/securityContext", "readOnlyRootFileSystem", {}),
+        ("RayJob", "spec/rayClusterSpec/workerGroupSpecs/0", "maxReplica", {}),
+        ("RayJob", "spec/rayClusterSpec/workerGroupSpecs/0/template/spec", "terminationGracePeriod", {}),
+        ("RayJob", "spec/rayClusterSpec/headGroupSpec/template/spec/containers/0", "resource", {}),
+        ("RayService", "spec", "serveConfig", {}),
+        ("RayService", "spec/serveService/spec", "port", {}),
+        ("RayService", "spec/upgradeStrategy", "kind", {}),
+        ("RayService", "spec/rayClusterConfig/gcsFaultToleranceOptions/redisPassword/valueFrom", "secret", {}),
+        ("NetworkPolicy", "spec/ingress/1", "port", {}),
+        ("PodDisruptionBudget", "spec", "minAvailabel", {}),
     ],
 )
-def test_a_misspelled_key_is_rejected(kind: str, path: str, key: str, kuberay: Registry) -> None:
-    manifest = deepcopy(one_of(kind, FILES[0] if kind == "RayJob" else FILES[1]))
+def test_a_misspelled_key_or_a_value_of_the_wrong_type_is_rejected(
+    kind: str, path: str, key: str, value: object, kuberay: Registry
+) -> None:
+    manifest = deepcopy(one_of(kind, JOB if kind == "RayJob" else SERVICE))
     node: Any = manifest
     for step in path.split("/"):
         node = node[int(step)] if step.isdecimal() else node[step]
-    node[key] = {}
-    with pytest.raises(ValidationError, match=key):
+    node[key] = value
+    with pytest.raises(ValidationError) as raised:
         check(manifest, kuberay)
+    assert key in [*raised.value.absolute_path, *re.findall(r"\w+", raised.value.message)]
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("submissionMode", "HttpMode"), ("ttlSecondsAfterFinished", "3600"), ("entrypoint", ["python"])]
-)
-def test_a_value_of_the_wrong_type_is_rejected(key: str, value: object, kuberay: Registry) -> None:
-    manifest = deepcopy(one_of("RayJob", FILES[0]))
-    manifest["spec"][key] = value
-    with pytest.raises(ValidationError):
-        check(manifest, kuberay)
+# Pods and clusters
 
 
-# Pods
-
-
-@pytest.mark.parametrize("pod", PODS)
+@each_pod
 def test_a_pod_meets_the_restricted_standard_of_kubernetes(pod: Manifest) -> None:
-    pod_context, [container] = pod["spec"]["securityContext"], pod["spec"]["containers"]
-    assert pod_context["runAsNonRoot"]
-    assert pod_context["runAsUser"] > 0
-    assert pod_context["seccompProfile"] == {"type": "RuntimeDefault"}
+    context, [container] = pod["securityContext"], pod["containers"]
+    assert context["runAsNonRoot"]
+    assert context["runAsUser"] > 0
+    assert context["seccompProfile"] == {"type": "RuntimeDefault"}
     assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-    assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod["spec"])
-    assert not [volume for volume in pod["spec"]["volumes"] if "hostPath" in volume]
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
+    assert not [volume for volume in pod["volumes"] if "hostPath" in volume]
 
 
-@pytest.mark.parametrize("cluster", [pytest.param(cluster, id=file) for file, cluster in CLUSTERS.items()])
-def test_containers_added_by_the_operator_are_restricted_too(cluster: Manifest) -> None:
-    head = cluster["headGroupSpec"]["template"]["spec"]["containers"][0]
-    assert cluster["autoscalerOptions"]["securityContext"] == head["securityContext"]
-    assert JOB_SPEC["submissionMode"] == "HTTPMode"  # SidecarMode would add a container without security context
-
-
-@pytest.mark.parametrize("pod", PODS)
-def test_resource_requests_equal_limits(pod: Manifest) -> None:
-    resources = pod["spec"]["containers"][0]["resources"]
-    assert resources["requests"] == resources["limits"]
-    assert {"cpu", "memory"} <= set(resources["limits"])
-
-
-@pytest.mark.parametrize("pod", PODS)
-def test_shared_memory_is_in_memory_and_limited(pod: Manifest) -> None:
-    [mount] = [each for each in pod["spec"]["containers"][0]["volumeMounts"] if each["mountPath"] == "/dev/shm"]
-    [volume] = [each for each in pod["spec"]["volumes"] if each["name"] == mount["name"]]
+@each_pod
+def test_a_pod_requests_its_limits_and_has_limited_shared_memory(pod: Manifest) -> None:
+    [container] = pod["containers"]
+    limits = container["resources"]["limits"]
+    assert container["resources"]["requests"] == limits
+    assert {"cpu", "memory"} <= set(limits)
+    [mount] = [each for each in container["volumeMounts"] if each["mountPath"] == "/dev/shm"]
+    [volume] = [each for each in pod["volumes"] if each["name"] == mount["name"]]
     assert volume["emptyDir"]["medium"] == "Memory"
-    memory = pod["spec"]["containers"][0]["resources"]["limits"]["memory"]
-    assert int(volume["emptyDir"]["sizeLimit"].removesuffix("Gi")) < int(memory.removesuffix("Gi"))
+    assert int(volume["emptyDir"]["sizeLimit"].removesuffix("Gi")) < int(limits["memory"].removesuffix("Gi"))
 
 
-@pytest.mark.parametrize("pod", PODS)
+@each_pod
 def test_every_mount_has_its_volume(pod: Manifest) -> None:
-    mounted = {mount["name"] for mount in pod["spec"]["containers"][0]["volumeMounts"]}
-    assert mounted == {volume["name"] for volume in pod["spec"]["volumes"]}
-    assert "/mnt/distilray" in {mount["mountPath"] for mount in pod["spec"]["containers"][0]["volumeMounts"]}
+    mounts = pod["containers"][0]["volumeMounts"]
+    assert {mount["name"] for mount in mounts} == {volume["name"] for volume in pod["volumes"]}
+    assert "/mnt/distilray" in [mount["mountPath"] for mount in mounts]
 
 
-@pytest.mark.parametrize("pod", PODS)
+@each_pod
 def test_an_image_has_the_digest_of_cluster_yaml(pod: Manifest) -> None:
-    cluster = yaml.safe_load((ROOT / "cluster.yaml").read_text(encoding="utf-8"))
-    known = {cluster["docker"]["image"], cluster["available_node_types"]["gpu8"]["docker"]["worker_image"]}
-    assert {container["image"] for container in pod["spec"]["containers"]} <= known
+    known = {CLUSTER_YAML["docker"]["image"], CLUSTER_YAML["available_node_types"]["gpu8"]["docker"]["worker_image"]}
+    assert pod["containers"][0]["image"] in known
     assert all("@sha256:REPLACE" in image for image in known)
 
 
-@pytest.mark.parametrize("pod", PODS)
-def test_only_pods_with_the_autoscaler_can_access_the_api_server(pod: Manifest) -> None:
-    is_head = pod["spec"]["containers"][0]["name"] == "ray-head"
-    assert pod["spec"].get("automountServiceAccountToken", True) is is_head
+@each_pod
+def test_a_pod_contains_no_secret_and_only_the_autoscaler_can_access_the_api_server(pod: Manifest) -> None:
+    [container] = pod["containers"]
+    variables = environment(container)
+    assert variables["RAY_AUTH_MODE"] == "token"
+    assert not [name for name in variables if name.endswith(("_TOKEN", "_KEY", "_KEYS", "PASSWORD"))]
+    assert pod.get("automountServiceAccountToken", True) is (container["name"] == "ray-head")
 
 
-@pytest.mark.parametrize("pod", PODS)
-def test_no_manifest_contains_a_secret(pod: Manifest) -> None:
-    values = {each["name"]: each.get("value") for each in pod["spec"]["containers"][0]["env"]}
-    assert values["RAY_AUTH_MODE"] == "token"
-    assert not [name for name in values if name.endswith(("_TOKEN", "_KEY", "_KEYS", "PASSWORD"))]
-
-
-# Clusters
-
-
-@pytest.mark.parametrize("cluster", [pytest.param(cluster, id=file) for file, cluster in CLUSTERS.items()])
-def test_a_cluster_requires_its_token(cluster: Manifest) -> None:
+@each_cluster
+def test_a_cluster_requires_its_token_and_does_not_expose_its_head(cluster: Manifest) -> None:
+    head = cluster["headGroupSpec"]
+    [container] = head["template"]["spec"]["containers"]
     assert cluster["authOptions"] == {"mode": "token"}
-
-
-@pytest.mark.parametrize("head", HEADS)
-def test_the_head_runs_no_work(head: Manifest) -> None:
-    assert head["rayStartParams"]["num-cpus"] == "0"
-
-
-@pytest.mark.parametrize("head", HEADS)
-def test_the_head_and_the_ray_client_are_not_exposed(head: Manifest) -> None:
     assert not {"enableIngress", "ingressOptions", "serviceType", "headService"} & set(head)
-    assert 10001 not in {port["containerPort"] for port in head["template"]["spec"]["containers"][0]["ports"]}
-    assert SERVICE_SPEC["serveService"]["spec"]["type"] == "ClusterIP"
+    assert 10001 not in {port["containerPort"] for port in container["ports"]}
+    assert head["rayStartParams"]["num-cpus"] == "0"
+    assert f"\nray=={cluster['rayVersion']} " in (ROOT / "requirements-runtime.lock").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("cluster", [pytest.param(cluster, id=file) for file, cluster in CLUSTERS.items()])
-def test_the_ray_version_is_that_of_the_lock(cluster: Manifest, root: Path) -> None:
-    lock = (root / "requirements-runtime.lock").read_text(encoding="utf-8")
-    assert f"\nray=={cluster['rayVersion']} " in lock
+@each_cluster
+def test_containers_added_by_the_operator_are_restricted_too(cluster: Manifest) -> None:
+    [head] = cluster["headGroupSpec"]["template"]["spec"]["containers"]
+    assert cluster["autoscalerOptions"]["securityContext"] == head["securityContext"]
+    assert JOB_SPEC["submissionMode"] == "HTTPMode"  # SidecarMode would add a container without security context
 
 
 # The job
 
 
 def test_the_job_runs_a_shipped_recipe_with_valid_overrides() -> None:
-    program, *arguments = JOB_SPEC["entrypoint"].split("--recipe")
+    program, arguments = JOB_SPEC["entrypoint"].split("--recipe")
     assert program.split() == ["python", "-m", "jobs.distill"]
-    recipe, *overrides = arguments[0].split()
+    recipe, *overrides = arguments.split()
     config = load_recipe(str(ROOT / recipe.removeprefix("/app/")), overrides, STAGES["distill"].config_class)
     assert config.run_dir.startswith("/mnt/distilray/")
 
 
-def test_the_job_has_the_environment_of_a_submitted_job(root: Path) -> None:
-    submitted = yaml.safe_load((root / "jobs/runtime_env.yaml").read_text(encoding="utf-8"))
+def test_the_job_has_the_environment_of_a_submitted_job() -> None:
     ours = yaml.safe_load(JOB_SPEC["runtimeEnvYAML"])
     RuntimeEnv(**ours)
-    assert ours == {"env_vars": {**submitted["env_vars"], "PYTHONPATH": "/app:/app/platform"}}
+    submitted = read_yaml("jobs/runtime_env.yaml")["env_vars"]
+    assert ours == {"env_vars": {**submitted, "PYTHONPATH": "/app:/app/platform"}}
 
 
 def test_the_lifetime_of_the_job_and_its_cluster_is_limited() -> None:
@@ -238,28 +221,25 @@ def test_the_lifetime_of_the_job_and_its_cluster_is_limited() -> None:
     assert JOB_SPEC["backoffLimit"] > 0
 
 
-def test_the_worker_groups_match_cluster_yaml(root: Path) -> None:
-    node_types = yaml.safe_load((root / "cluster.yaml").read_text(encoding="utf-8"))["available_node_types"]
+def test_the_worker_groups_match_cluster_yaml() -> None:
     for group in JOB_SPEC["rayClusterSpec"]["workerGroupSpecs"]:
-        same = node_types[group["groupName"].replace("-", "_")]
+        same = CLUSTER_YAML["available_node_types"][group["groupName"].replace("-", "_")]
         assert group["labels"] == same["labels"]
         assert (group["minReplicas"], group["maxReplicas"]) == (same["min_workers"], same["max_workers"])
 
 
-def test_a_gpu_pod_uses_all_gpus_of_its_machine() -> None:
-    [gpu8] = [group for group in JOB_SPEC["rayClusterSpec"]["workerGroupSpecs"] if group["labels"]["role"] == "train"]
-    assert gpu8["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 8
-
-
-def test_a_gpu_pod_fits_common_machines_with_8_gpus() -> None:
+def test_a_gpu_pod_uses_all_gpus_of_common_machines_and_fits_on_them() -> None:
     # The smallest is a2-highgpu-8g with 96 CPUs and 680 GB, some of which are reserved for the system.
-    resources = dict(groups(JOB_SPEC["rayClusterSpec"]))["gpu8"]["template"]["spec"]["containers"][0]["resources"]
-    assert int(resources["requests"]["cpu"]) <= 92
-    assert int(resources["requests"]["memory"].removesuffix("Gi")) <= 600
+    gpu8 = groups(CLUSTERS[JOB])["gpu8"]
+    limits = gpu8["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert gpu8["labels"]["role"] == "train"
+    assert limits["nvidia.com/gpu"] == 8
+    assert int(limits["cpu"]) <= 92
+    assert int(limits["memory"].removesuffix("Gi")) <= 600
 
 
 def test_the_kueue_settings_are_valid(kuberay: Registry) -> None:
-    text = (ROOT / FILES[0]).read_text(encoding="utf-8")
+    text = (ROOT / JOB).read_text(encoding="utf-8")
     text = re.sub(r"^  # (labels:|  kueue\.x-k8s\.io/)", r"  \1", text, flags=re.MULTILINE)
     text = re.sub(r": (?:true|0) # with Kueue: (false|1)$", r": \1", text, flags=re.MULTILINE)
     [job] = [each for each in yaml.safe_load_all(text) if each["kind"] == "RayJob"]
@@ -273,116 +253,92 @@ def test_the_kueue_settings_are_valid(kuberay: Registry) -> None:
     assert replicas == {"gpu8": 1, "cpu-spot": 0}
 
 
-@pytest.mark.parametrize("name", ["head", "gpu8", "cpu-spot"])
-def test_a_pod_of_the_job_has_time_for_a_checkpoint(name: str) -> None:
-    group = dict(groups(JOB_SPEC["rayClusterSpec"]))[name]
-    assert group["template"]["spec"]["terminationGracePeriodSeconds"] >= 120
+def test_a_pod_of_the_job_has_time_for_a_checkpoint() -> None:
+    seconds = [each["template"]["spec"]["terminationGracePeriodSeconds"] for each in groups(CLUSTERS[JOB]).values()]
+    assert len(seconds) == 3
+    assert min(seconds) >= 120
 
 
 # The service
 
 
-def test_the_application_equals_the_config_file_except_for_model_and_min_replicas(root: Path) -> None:
-    written = yaml.safe_load((root / "serve/config.yaml").read_text(encoding="utf-8"))
-    ours = yaml.safe_load(SERVICE_SPEC["serveConfigV2"])
-    [application] = ours["applications"]
-    written["applications"][0]["args"]["model_dir"] = application["args"]["model_dir"]
-    written["applications"][0]["deployments"][0]["autoscaling_config"]["min_replicas"] = 2
-    assert ours == written
+def test_the_application_equals_the_config_file_except_for_model_and_min_replicas() -> None:
+    expected, ours = read_yaml("serve/config.yaml"), yaml.safe_load(SERVICE_SPEC["serveConfigV2"])
+    FillMaskAppConfig(**ServeDeploySchema.parse_obj(ours).applications[0].args)
+    expected["applications"][0]["args"]["model_dir"] = ours["applications"][0]["args"]["model_dir"]
+    expected["applications"][0]["deployments"][0]["autoscaling_config"]["min_replicas"] = 2
+    assert ours == expected
 
 
-def test_the_application_and_its_arguments_are_valid() -> None:
-    schema = ServeDeploySchema.parse_obj(yaml.safe_load(SERVICE_SPEC["serveConfigV2"]))
-    FillMaskAppConfig(**schema.applications[0].args)
-
-
-def test_there_are_enough_pods_for_all_replicas_during_an_update() -> None:
-    [group] = SERVICE_SPEC["rayClusterConfig"]["workerGroupSpecs"]
+def test_there_are_enough_pods_for_all_replicas_during_an_update_or_a_disruption() -> None:
     [application] = yaml.safe_load(SERVICE_SPEC["serveConfigV2"])["applications"]
     [deployment] = application["deployments"]
     replicas, surge = deployment["autoscaling_config"], deployment["max_surge_percent"]
-    assert group["resources"]["CPU"] == str(application["args"]["num_cpus"])
-    assert group["minReplicas"] == replicas["min_replicas"]
-    assert group["maxReplicas"] >= replicas["max_replicas"] * (1 + surge / 100)
-
-
-def test_a_disruption_leaves_at_least_one_replica() -> None:
-    budget = one_of("PodDisruptionBudget", FILES[1])["spec"]
-    [group] = SERVICE_SPEC["rayClusterConfig"]["workerGroupSpecs"]
-    assert 0 < budget["minAvailable"] < group["minReplicas"]
-    labels = {**group["template"]["metadata"]["labels"], "ray.io/node-type": "worker"}  # KubeRay adds the last label
+    assert SERVICE_WORKERS["resources"]["CPU"] == str(application["args"]["num_cpus"])
+    assert SERVICE_WORKERS["minReplicas"] == replicas["min_replicas"]
+    assert SERVICE_WORKERS["maxReplicas"] >= replicas["max_replicas"] * (1 + surge / 100)
+    budget = one_of("PodDisruptionBudget", SERVICE)["spec"]
+    assert 0 < budget["minAvailable"] < SERVICE_WORKERS["minReplicas"]
+    labels = SERVICE_WORKERS["template"]["metadata"]["labels"] | {"ray.io/node-type": "worker"}  # added by KubeRay
     assert budget["selector"]["matchLabels"] == labels
 
 
 def test_a_stopping_pod_finishes_its_requests() -> None:
-    [group] = SERVICE_SPEC["rayClusterConfig"]["workerGroupSpecs"]
-    pod = group["template"]["spec"]
+    pod = SERVICE_WORKERS["template"]["spec"]
     delay = int(pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1])
-    deadline = FillMaskAppConfig(model_dir="x").limits.deadline_s
-    assert deadline < delay < pod["terminationGracePeriodSeconds"] == 60
+    assert FillMaskAppConfig(model_dir="x").limits.deadline_s < delay < pod["terminationGracePeriodSeconds"] == 60
 
 
-def test_the_secrets_of_the_service_are_kubernetes_secrets() -> None:
-    cluster = SERVICE_SPEC["rayClusterConfig"]
-    assert "secretKeyRef" in cluster["gcsFaultToleranceOptions"]["redisPassword"]["valueFrom"]
-    for _, group in groups(cluster):
+def test_the_service_has_the_proxy_settings_of_cluster_yaml_and_its_secrets_in_kubernetes() -> None:
+    options = CLUSTER_YAML["docker"]["run_options"]
+    settings = dict(option.removeprefix("--env ").split("=") for option in options if "RAY_SERVE_" in option)
+    assert settings
+    assert "secretKeyRef" in CLUSTERS[SERVICE]["gcsFaultToleranceOptions"]["redisPassword"]["valueFrom"]
+    for group in groups(CLUSTERS[SERVICE]).values():
         [container] = group["template"]["spec"]["containers"]
-        [file] = [each["value"] for each in container["env"] if each["name"] == "DISTILRAY_API_KEYS_FILE"]
+        assert settings.items() <= environment(container).items()
+        file = environment(container)["DISTILRAY_API_KEYS_FILE"] or ""
         [mount] = [each for each in container["volumeMounts"] if file.startswith(each["mountPath"] + "/")]
         [volume] = [each for each in group["template"]["spec"]["volumes"] if each["name"] == mount["name"]]
         assert "secret" in volume
 
 
-def test_the_proxy_settings_match_cluster_yaml(root: Path) -> None:
-    options = yaml.safe_load((root / "cluster.yaml").read_text(encoding="utf-8"))["docker"]["run_options"]
-    settings = dict(option.removeprefix("--env ").split("=") for option in options if "RAY_SERVE_" in option)
-    assert settings
-    for _, group in groups(SERVICE_SPEC["rayClusterConfig"]):
-        env = {each["name"]: each["value"] for each in group["template"]["spec"]["containers"][0]["env"]}
-        assert settings.items() <= env.items()
-
-
 # The network
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_a_network_policy_selects_exactly_the_pods_of_its_file(file: str) -> None:
-    selected = one_of("NetworkPolicy", file)["spec"]["podSelector"]["matchLabels"]
-    assert all(group["template"]["metadata"]["labels"] == selected for _, group in groups(CLUSTERS[file]))
-    assert len({one_of("NetworkPolicy", each)["spec"]["podSelector"]["matchLabels"][COMPONENT] for each in FILES}) == 2
+def selected(file: str) -> dict[str, str]:
+    labels: dict[str, str] = one_of("NetworkPolicy", file)["spec"]["podSelector"]["matchLabels"]
+    return labels
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+def test_a_network_policy_selects_exactly_the_pods_of_its_file() -> None:
+    for file, cluster in CLUSTERS.items():
+        assert all(each["template"]["metadata"]["labels"] == selected(file) for each in groups(cluster).values())
+    assert len({selected(file)["app.kubernetes.io/component"] for file in FILES}) == 2
+
+
+@each_policy
 def test_network_policies_deny_by_default_in_both_directions(policy: Manifest) -> None:
-    spec = policy["spec"]
-    assert set(spec["policyTypes"]) == {"Ingress", "Egress"}
-    assert all(rule.get("from") for rule in spec["ingress"])
-    assert all(rule.get("to") for rule in spec["egress"])
+    assert set(policy["spec"]["policyTypes"]) == {"Ingress", "Egress"}
+    assert all(rule.get("from") for rule in policy["spec"]["ingress"])
+    assert all(rule.get("to") for rule in policy["spec"]["egress"])
 
 
-def admitted(policy: Manifest) -> dict[str, set[int]]:
-    """Return the ports that a policy opens by namespace, except for pods of the cluster."""
-    ports: dict[str, set[int]] = {}
+def admitted(policy: Manifest) -> Iterator[tuple[str, set[int]]]:
+    """Yield namespaces and the ports that a policy opens for them, except for pods of the cluster."""
     for rule in policy["spec"]["ingress"]:
         [peer] = rule["from"]
-        if peer.get("podSelector") == policy["spec"]["podSelector"]:
-            continue
-        namespace = peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
-        ports[namespace] = {port["port"] for port in rule["ports"]}
-    return ports
+        if peer.get("podSelector") != policy["spec"]["podSelector"]:
+            namespace = peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+            yield namespace, {port["port"] for port in rule["ports"]}
 
 
 def test_the_ingress_reaches_only_the_service_and_only_the_operator_reaches_the_dashboard() -> None:
+    assert SERVICE_SPEC["serveService"]["spec"]["type"] == "ClusterIP"
     metrics = {"monitoring": {8080}}
-    assert admitted(one_of("NetworkPolicy", FILES[0])) == {"kuberay-operator": {8265}} | metrics
-    assert (
-        admitted(one_of("NetworkPolicy", FILES[1]))
-        == {
-            "ingress-nginx": {8000},
-            "kuberay-operator": {8265, 8000},
-        }
-        | metrics
-    )
+    assert dict(admitted(one_of("NetworkPolicy", JOB))) == {"kuberay-operator": {8265}} | metrics
+    service = {"ingress-nginx": {8000}, "kuberay-operator": {8265, 8000}}
+    assert dict(admitted(one_of("NetworkPolicy", SERVICE))) == service | metrics
 
 
 def open_ports(policy: Manifest, address: str) -> set[tuple[str, int]]:
@@ -396,16 +352,11 @@ def open_ports(policy: Manifest, address: str) -> set[tuple[str, int]]:
     return ports
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-def test_the_metadata_service_of_the_machine_is_unreachable(policy: Manifest) -> None:
-    assert not open_ports(policy, "169.254.169.254")
+@each_policy
+def test_pods_reach_dns_and_the_internet_but_not_the_metadata_service_of_their_machine(policy: Manifest) -> None:
+    assert open_ports(policy, "169.254.169.254") == set()
     assert open_ports(policy, "203.0.113.7") == {("TCP", 443), ("TCP", 6443)}
-
-
-@pytest.mark.parametrize("policy", POLICIES)
-def test_pods_reach_the_dns_server_of_the_cluster_and_the_cache_of_their_node(policy: Manifest) -> None:
-    dns = {("UDP", 53), ("TCP", 53)}
-    assert open_ports(policy, "169.254.20.10") == dns
+    assert open_ports(policy, "169.254.20.10") == {("UDP", 53), ("TCP", 53)}  # the cache of the node
     [rule] = [rule for rule in policy["spec"]["egress"] if {"protocol": "UDP", "port": 53} in rule.get("ports", [])]
     [pods] = [peer["podSelector"]["matchExpressions"] for peer in rule["to"] if "podSelector" in peer]
     assert pods == [{"key": "k8s-app", "operator": "In", "values": ["kube-dns", "node-local-dns"]}]

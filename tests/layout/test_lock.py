@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from tests.layout.source_code import nodes
+
 Lock = dict[str, tuple[Requirement, list[str]]]
 
-CODE = ("platform/distilray", "jobs", "serve", "tuning")
 OWN = {"distilray", "jobs", "serve", "tuning"}
-# Imported only if a recipe requests them, with an error that names the package if it is missing.
-OPTIONAL = {"wandb"}
+OPTIONAL = {"wandb"}  # imported only if a recipe requests it, with an error that names it if it is missing
 RUNTIME_EXTRAS = {"onnx", "search", "tracking", "aws"}
 TOOLS = {
     "pytest",
@@ -63,82 +63,59 @@ def extras(root: Path) -> dict[str, list[Requirement]]:
     return {extra: [Requirement(text) for text in texts] for extra, texts in named.items()}
 
 
-@pytest.fixture(scope="module")
-def declared(extras: dict[str, list[Requirement]]) -> list[Requirement]:
-    return [requirement for requirements in extras.values() for requirement in requirements]
+def test_every_package_is_pinned_by_version_and_every_one_but_torch_by_hash(lock: Lock) -> None:
+    # torch has a CPU and a CUDA build of each version.
+    assert not [name for name, (pin, _) in lock.items() if [each.operator for each in pin.specifier] != ["=="]]
+    hashed = {
+        name for name, (_, hashes) in lock.items() if hashes and all(each.startswith("sha256:") for each in hashes)
+    }
+    assert set(lock) - hashed == {"torch"}
 
 
-def test_every_package_is_pinned_to_one_version(lock: Lock) -> None:
-    unpinned = [name for name, (pin, _) in lock.items() if [each.operator for each in pin.specifier] != ["=="]]
-    assert not unpinned
-
-
-def test_every_package_but_torch_is_pinned_by_hash(lock: Lock) -> None:
-    # torch has a CPU and a CUDA build of each version, so that it is only pinned by version.
-    without = {name for name, (_, hashes) in lock.items() if not all(each.startswith("sha256:") for each in hashes)}
-    without |= {name for name, (_, hashes) in lock.items() if not hashes}
-    assert without == {"torch"}
-
-
-def test_every_requirement_is_in_the_lock(lock: Lock, declared: list[Requirement]) -> None:
-    assert {canonical(requirement.name) for requirement in declared} <= set(lock)
-
-
-def test_the_lock_satisfies_every_bound(lock: Lock, declared: list[Requirement]) -> None:
+def test_every_requirement_has_a_lower_bound_and_a_pin_within_its_bounds(
+    lock: Lock, extras: dict[str, list[Requirement]]
+) -> None:
+    declared = [requirement for requirements in extras.values() for requirement in requirements]
     pins = {name: next(iter(pin.specifier)).version for name, (pin, _) in lock.items()}
-    violated = [str(each) for each in declared if not each.specifier.contains(pins[canonical(each.name)])]
-    assert not violated
+    assert {canonical(requirement.name) for requirement in declared} <= set(pins)
+    assert not [str(each) for each in declared if not each.specifier.contains(pins[canonical(each.name)])]
+    assert not [str(each) for each in declared if not {part.operator for part in each.specifier} & {">=", "=="}]
 
 
-def test_every_requirement_has_a_lower_bound(declared: list[Requirement]) -> None:
-    bounded = {each.name for each in declared if {part.operator for part in each.specifier} & {">=", "=="}}
-    assert bounded == {each.name for each in declared}
-
-
-def test_the_runtime_lock_has_the_versions_and_hashes_of_the_development_lock(lock: Lock, runtime_lock: Lock) -> None:
-    def files(pins: Lock, names: Lock) -> dict[str, tuple[str, list[str]]]:
-        return {name: (str(pins[name][0].specifier), pins[name][1]) for name in names}
+def test_the_runtime_lock_is_the_part_of_the_lock_that_runs_without_tools_and_sample_data(
+    lock: Lock, runtime_lock: Lock, extras: dict[str, list[Requirement]]
+) -> None:
+    def files(pins: Lock) -> dict[str, tuple[str, list[str]]]:
+        return {name: (str(pins[name][0].specifier), pins[name][1]) for name in runtime_lock}
 
     assert set(runtime_lock) < set(lock)
-    assert files(runtime_lock, runtime_lock) == files(lock, runtime_lock)
-
-
-def test_the_runtime_lock_has_neither_test_tools_nor_sample_data(lock: Lock, runtime_lock: Lock) -> None:
+    assert files(runtime_lock) == files(lock)
     assert set(lock) >= TOOLS | SAMPLE
     assert not set(runtime_lock) & (TOOLS | SAMPLE)
-
-
-def test_the_runtime_lock_covers_the_package_and_its_runtime_extras(
-    runtime_lock: Lock, extras: dict[str, list[Requirement]]
-) -> None:
     assert set(extras) - RUNTIME_EXTRAS == {"", "sample", "dev"}
-    required = {canonical(each.name) for extra in {"", *RUNTIME_EXTRAS} for each in extras[extra]}
-    assert required <= set(runtime_lock)
+    assert {canonical(each.name) for extra in {"", *RUNTIME_EXTRAS} for each in extras[extra]} <= set(runtime_lock)
 
 
-def test_every_package_that_the_code_imports_is_in_the_runtime_lock(root: Path, runtime_lock: Lock) -> None:
+def test_every_package_that_the_code_imports_is_in_the_runtime_lock(
+    root: Path, project_files: list[Path], runtime_lock: Lock
+) -> None:
     imported: set[str] = set()
-    for file in (file for folder in CODE for file in (root / folder).rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                imported |= {alias.name.partition(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                imported.add(node.module.partition(".")[0])
+    for _, node in nodes(root, project_files):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            imported.add(node.module.partition(".")[0])
     foreign = imported - OWN - OPTIONAL - sys.stdlib_module_names
     assert {"torch", "ray"} <= foreign
     distributions = packages_distributions()
-    missing = {name for name in foreign if not {canonical(each) for each in distributions[name]} & set(runtime_lock)}
-    assert not missing
+    assert not [name for name in foreign if not {canonical(each) for each in distributions[name]} & set(runtime_lock)]
 
 
 @pytest.mark.parametrize("file", ["Makefile", "Dockerfile"])
-def test_only_wheels_are_installed(root: Path, file: str) -> None:
+def test_only_wheels_are_installed_and_locked(root: Path, file: str) -> None:
     # Installing a source distribution runs its code, with build tools that are not checked by hashes.
-    commands = [line for line in (root / file).read_text(encoding="utf-8").splitlines() if "pip install" in line]
+    text = (root / file).read_text(encoding="utf-8")
+    commands = [line for line in text.splitlines() if "pip install" in line]
     assert len(commands) == 2
     assert all("--only-binary=:all:" in command for command in commands)
-
-
-def test_the_lock_files_are_resolved_from_wheels_only(root: Path) -> None:
-    assert "uv pip compile" in (text := (root / "Makefile").read_text(encoding="utf-8"))
-    assert text.count("uv pip compile") == text.count("--only-binary :all:") == 1
+    assert text.count("uv pip compile") == text.count("--only-binary :all:") == (file == "Makefile")

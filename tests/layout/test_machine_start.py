@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,230 +14,180 @@ CLUSTER: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "cluster.y
 GPU8 = CLUSTER["available_node_types"]["gpu8"]
 MOUNT_SHARED, MOUNT_SPILL = CLUSTER["initialization_commands"]
 CHECK_GPUS = GPU8["initialization_commands"][-1]
+EFS = "-t nfs4 -o nfsvers=4.1,hard,noresvport fs-0123456789abcdef0.efs.us-west-2.amazonaws.com:/"
+MOUNT_EFS = MOUNT_SHARED.replace("REPLACE_SHARED_FILE_SYSTEM", EFS)
 
 # Every stub logs its call. `sudo` runs its arguments, `mount` and `findmnt` share a list of mount points.
 STUBS = {
     "sudo": '"$@"',
-    "mkdir": "",
-    "chown": "",
-    "setpriv": "",
     "systemctl": "exit 1",
-    "mdadm": "",
-    "mkfs.xfs": "",
     "mount": 'echo "${@: -1}" >> "$STATE/mounted"',
     "findmnt": 'grep -qx "$1" "$STATE/mounted"',
-    "lsblk": "",
-    "docker": "",
+    **dict.fromkeys(("mkdir", "chown", "setpriv", "mdadm", "mkfs.xfs", "lsblk", "docker"), ""),
 }
 
 
-@dataclass(frozen=True)
-class Result:
-    """Exit code, output and stub calls of a command."""
-
-    code: int
-    output: str
-    calls: list[str]
-
-    def called(self, command: str) -> list[str]:
-        return [call for call in self.calls if call.split()[0] == command]
-
-
-class Machine:
-    """Home folder with stubs that precede the system commands on PATH."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        (folder / "stubs").mkdir()
-        (folder / "mounted").touch()
-        # A login shell resets PATH, and Ray sources this file afterwards.
-        (folder / ".bashrc").write_text(f'export STATE="{folder}" PATH="{folder}/stubs:/usr/bin:/bin"\n')
-        for name, body in STUBS.items():
-            self.stub(name, body)
-
-    def stub(self, name: str, body: str) -> None:
-        file = self.folder / "stubs" / name
-        file.write_text(f'#!/bin/bash\necho "{name} $*" >> "{self.folder}/calls"\n{body}\n')
-        file.chmod(0o755)
-
-    def mounted(self, path: str) -> None:
-        (self.folder / "mounted").write_text(f"{path}\n")
-
-    def disks(self, *trees: str) -> None:
-        """Let `lsblk` list instance disks, each as rows of NAME,FSTYPE,MOUNTPOINT that start with the disk itself."""
-        listing = "\n".join(f"{tree.split(',')[0]} Amazon EC2 NVMe Instance Storage" for tree in trees)
-        cases = "\n".join(
-            f"*MOUNTPOINT*{tree.split(',')[0]}) cut -d, -f3 <<< '{tree}' ;;\n"
-            f"*FSTYPE*{tree.split(',')[0]}) cut -d, -f1,2 --output-delimiter=' ' <<< '{tree}' ;;"
-            for tree in trees
-        )
-        root = "/dev/nvme0n1 Amazon Elastic Block Store"
-        self.stub("lsblk", f"case \"$*\" in\n*MODEL*) echo '{root}\n{listing}' ;;\n{cases}\nesac")
-
-    def run(self, command: str) -> Result:
-        remote = " ".join(_with_interactive(command))  # command that Ray passes to the shell over ssh
-        process = subprocess.run(
-            ["bash", "-c", remote],
-            env={"HOME": str(self.folder), "PATH": os.environ["PATH"]},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        calls = self.folder / "calls"
-        return Result(process.returncode, process.stdout, calls.read_text().splitlines() if calls.exists() else [])
+def lsblk(*trees: str) -> dict[str, str]:
+    """Return a stub that lists instance disks, each as rows of NAME,FSTYPE,MOUNTPOINT that start with the disk."""
+    disks = "\n".join(f"{tree.split(',')[0]} Amazon EC2 NVMe Instance Storage" for tree in trees)
+    cases = "\n".join(
+        f"*MOUNTPOINT*{tree.split(',')[0]}) cut -d, -f3 <<< '{tree}' ;;\n"
+        f"*FSTYPE*{tree.split(',')[0]}) cut -d, -f1,2 --output-delimiter=' ' <<< '{tree}' ;;"
+        for tree in trees
+    )
+    root = "/dev/nvme0n1 Amazon Elastic Block Store"
+    return {"lsblk": f"case \"$*\" in\n*MODEL*) echo '{root}\n{disks}' ;;\n{cases}\nesac"}
 
 
-@pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    return Machine(tmp_path)
-
-
-# Shared file system
-
-EFS = "-t nfs4 -o nfsvers=4.1,hard,noresvport fs-0123456789abcdef0.efs.us-west-2.amazonaws.com:/"
-MOUNT_EFS = MOUNT_SHARED.replace("REPLACE_SHARED_FILE_SYSTEM", EFS)
-
-
-def test_the_shared_file_system_is_mounted_for_the_user_of_the_containers(machine: Machine) -> None:
-    result = machine.run(MOUNT_EFS)
-    assert result.code == 0, result.output
-    assert result.called("mount") == [f"mount {EFS} /mnt/distilray"]
-    assert result.called("chown") == ["chown --from=root 1000:1000 /mnt/distilray"]
-
-
-def test_a_mounted_shared_file_system_is_not_mounted_again(machine: Machine) -> None:
-    machine.mounted("/mnt/distilray")
-    result = machine.run(MOUNT_EFS)
-    assert result.code == 0, result.output
-    assert not result.called("mount")
-
-
-def test_a_failed_mount_names_the_file_system_and_the_required_package(machine: Machine) -> None:
-    machine.stub("mount", "echo 'mount: bad option' >&2; exit 32")
-    result = machine.run(MOUNT_EFS)
-    assert result.code != 0
-    assert f"cannot mount the shared file system ({EFS}) at /mnt/distilray" in result.output
-    assert "nfs-common" in result.output
-    assert not result.called("chown")
-
-
-def test_a_shared_file_system_that_is_read_only_for_user_1000_fails_the_start(machine: Machine) -> None:
-    machine.stub("chown", "exit 1")  # as on NFS with root_squash
-    machine.stub("setpriv", "exit 1")
-    result = machine.run(MOUNT_EFS)
-    assert result.code != 0
-    assert "user 1000" in result.output
-    assert "/mnt/distilray" in result.output
-
-
-# Spill folder
-
-
-@pytest.mark.parametrize("disks", [("/dev/nvme1n1,,",), ("/dev/nvme1n1,,", "/dev/nvme2n1,,")])
-def test_unused_instance_disks_become_the_spill_folder(machine: Machine, disks: tuple[str, ...]) -> None:
-    machine.disks(*disks)
-    result = machine.run(MOUNT_SPILL)
-    names = " ".join(disk.split(",")[0] for disk in disks)
-    [created] = result.called("mdadm")
-    assert result.code == 0, result.output
-    assert created.endswith(
-        f"--force --level=0 --raid-devices={len(disks)} {names}"
-    )  # --force also allows a single disk
-    assert result.called("mount") == ["mount /dev/md0 /mnt/spill"]
-    assert result.called("chown") == ["chown 1000:1000 /mnt/spill"]
-
-
-def test_instance_disks_mounted_by_the_machine_image_are_used(machine: Machine) -> None:
-    volume = "\n/dev/mapper/vg-lv,ext4,/opt/dlami/nvme"
-    machine.disks(f"/dev/nvme1n1,LVM2_member,{volume}", f"/dev/nvme2n1,LVM2_member,{volume}")
-    result = machine.run(MOUNT_SPILL)
-    assert result.code == 0, result.output
-    assert not result.called("mdadm")
-    assert result.called("mount") == ["mount --bind /opt/dlami/nvme/spill /mnt/spill"]
-    assert result.called("chown") == ["chown 1000:1000 /mnt/spill"]
-
-
-@pytest.mark.parametrize(
-    "tree", ["/dev/nvme1n1,LVM2_member,\n/dev/mapper/vg-lv,ext4,", "/dev/nvme1n1,swap,[SWAP]", "/dev/nvme1n1,xfs,"]
-)
-def test_instance_disks_in_use_are_not_modified(machine: Machine, tree: str) -> None:
-    machine.disks(tree)
-    result = machine.run(MOUNT_SPILL)
-    assert result.code == 0, result.output
-    assert not result.called("mdadm") + result.called("mount")
-    assert "spills to the root disk" in result.output
-
-
-def test_without_instance_disks_the_root_disk_is_used_with_a_notice(machine: Machine) -> None:
-    machine.disks()
-    result = machine.run(MOUNT_SPILL)
-    assert result.code == 0, result.output
-    assert "no instance disk is available: Ray spills to the root disk" in result.output
-    assert result.called("chown") == ["chown 1000:1000 /mnt/spill"]
-
-
-def test_a_failure_to_combine_disks_does_not_fail_the_start(machine: Machine) -> None:
-    machine.disks("/dev/nvme1n1,,")
-    machine.stub("mdadm", "exit 1")
-    result = machine.run(MOUNT_SPILL)
-    assert result.code == 0, result.output
-    assert "spills to the root disk" in result.output
-
-
-def test_a_mounted_spill_folder_is_kept(machine: Machine) -> None:
-    machine.mounted("/mnt/spill")
-    machine.disks("/dev/nvme1n1,,")
-    result = machine.run(MOUNT_SPILL)
-    assert result.code == 0, result.output
-    assert not result.called("lsblk") + result.called("mdadm") + result.called("mount")
-
-
-# GPUs
-
-
-def docker(gpus: int) -> str:
+def docker_with(gpus: int) -> dict[str, str]:
     """Return a stub of `docker` whose containers see a number of GPUs; 0 simulates a missing NVIDIA toolkit."""
-    if not gpus:
-        return "test $1 = pull || { echo 'could not select device driver with capabilities: [[gpu]]' >&2; exit 125; }"
     lines = "\n".join(f"GPU {number}: NVIDIA A100-SXM4-40GB (UUID: GPU-{number})" for number in range(gpus))
-    return f"test $1 = pull || echo '{lines}'"
+    missing = "{ echo 'could not select device driver with capabilities: [[gpu]]' >&2; exit 125; }"
+    return {"docker": f"test $1 = pull || echo '{lines}'" if gpus else f"test $1 = pull || {missing}"}
 
 
-def test_containers_that_see_8_gpus_pass_the_check(machine: Machine) -> None:
-    machine.stub("docker", docker(8))
-    result = machine.run(CHECK_GPUS)
-    assert result.code == 0, result.output
-    assert f"docker run --rm --gpus all {GPU8['docker']['worker_image']} nvidia-smi -L" in result.calls
+def raid(*disks: str) -> str:
+    # --force also allows a single disk.
+    return f"mdadm --create /dev/md0 --run --force --level=0 --raid-devices={len(disks)} {' '.join(disks)}"
 
 
-@pytest.mark.parametrize("gpus", [0, 7])
-def test_containers_that_see_fewer_gpus_fail_with_the_name_of_the_toolkit(machine: Machine, gpus: int) -> None:
-    machine.stub("docker", docker(gpus))
-    result = machine.run(CHECK_GPUS)
-    assert result.code != 0
-    assert f"containers see {gpus} of 8 GPUs" in result.output
-    assert "NVIDIA Container Toolkit: package nvidia-container-toolkit" in result.output
+@dataclass(frozen=True)
+class Case:
+    """A command on a machine, and its expected results.
+
+    Attributes:
+        stubs: replaced stubs.
+        mounted: a mount point that exists already.
+        calls: exact calls by stub; other stubs may be called, too.
+        output: parts of the output.
+    """
+
+    command: str
+    stubs: dict[str, str] = field(default_factory=dict)
+    mounted: str = ""
+    succeeds: bool = True
+    calls: dict[str, list[str]] = field(default_factory=dict)
+    output: tuple[str, ...] = ()
 
 
-def test_a_failed_pull_is_not_attributed_to_the_toolkit(machine: Machine) -> None:
-    machine.stub("docker", "echo 'docker: no basic auth credentials' >&2; exit 1")
-    result = machine.run(CHECK_GPUS)
-    assert result.code != 0
-    assert "no basic auth credentials" in result.output
-    assert "toolkit" not in result.output
+OWN_SHARED, OWN_SPILL = ["chown --from=root 1000:1000 /mnt/distilray"], ["chown 1000:1000 /mnt/spill"]
+NVME1, NVME2, VOLUME = "/dev/nvme1n1", "/dev/nvme2n1", "\n/dev/mapper/vg-lv,ext4,"
+UNCHANGED = Case(MOUNT_SPILL, calls={"mdadm": [], "mount": []}, output=("spills to the root disk",))
+CASES = {
+    "the shared file system is mounted for the user of the containers": Case(
+        MOUNT_EFS, calls={"mount": [f"mount {EFS} /mnt/distilray"], "chown": OWN_SHARED}
+    ),
+    "a mounted shared file system is not mounted again": Case(
+        MOUNT_EFS, mounted="/mnt/distilray", calls={"mount": [], "chown": OWN_SHARED}
+    ),
+    "a failed mount names the file system and the required package": Case(
+        MOUNT_EFS,
+        {"mount": "echo 'mount: bad option' >&2; exit 32"},
+        succeeds=False,
+        calls={"chown": []},
+        output=(f"cannot mount the shared file system ({EFS}) at /mnt/distilray", "nfs-common"),
+    ),
+    "a shared file system that is read-only for user 1000 fails the start": Case(
+        MOUNT_EFS,
+        {"chown": "exit 1", "setpriv": "exit 1"},  # as on NFS with root_squash
+        succeeds=False,
+        output=("user 1000", "/mnt/distilray"),
+    ),
+    **{
+        f"{len(disks)} unused instance disks become the spill folder": Case(
+            MOUNT_SPILL,
+            lsblk(*(f"{disk},," for disk in disks)),
+            calls={"mdadm": [raid(*disks)], "mount": ["mount /dev/md0 /mnt/spill"], "chown": OWN_SPILL},
+        )
+        for disks in ((NVME1,), (NVME1, NVME2))
+    },
+    "instance disks mounted by the machine image are used": Case(
+        MOUNT_SPILL,
+        lsblk(*(f"{disk},LVM2_member,{VOLUME}/opt/dlami/nvme" for disk in (NVME1, NVME2))),
+        calls={"mdadm": [], "mount": ["mount --bind /opt/dlami/nvme/spill /mnt/spill"], "chown": OWN_SPILL},
+    ),
+    **{
+        f"an instance disk with {use} is not modified": replace(UNCHANGED, stubs=lsblk(NVME1 + rows))
+        for use, rows in {"a volume": f",LVM2_member,{VOLUME}", "swap": ",swap,[SWAP]", "files": ",xfs,"}.items()
+    },
+    "without instance disks the root disk is used with a notice": Case(
+        MOUNT_SPILL,
+        lsblk(),
+        calls={**UNCHANGED.calls, "chown": OWN_SPILL},
+        output=("no instance disk is available: Ray spills to the root disk",),
+    ),
+    "a failure to combine disks does not fail the start": Case(
+        MOUNT_SPILL, {**lsblk(f"{NVME1},,"), "mdadm": "exit 1"}, output=UNCHANGED.output
+    ),
+    "a mounted spill folder is left unchanged": Case(
+        MOUNT_SPILL, lsblk(f"{NVME1},,"), mounted="/mnt/spill", calls={"lsblk": [], "mdadm": [], "mount": []}
+    ),
+    "containers that see 8 GPUs pass the check": Case(
+        CHECK_GPUS,
+        docker_with(8),
+        calls={
+            "docker": [
+                f"docker pull --quiet {GPU8['docker']['worker_image']}",
+                f"docker run --rm --gpus all {GPU8['docker']['worker_image']} nvidia-smi -L",
+            ]
+        },
+    ),
+    **{
+        f"containers that see {gpus} GPUs fail with the name of the toolkit": Case(
+            CHECK_GPUS,
+            docker_with(gpus),
+            succeeds=False,
+            output=(f"containers see {gpus} of 8 GPUs", "NVIDIA Container Toolkit: package nvidia-container-toolkit"),
+        )
+        for gpus in (0, 7)
+    },
+}
 
 
-# Commands by machine
+def run(folder: Path, case: Case) -> tuple[bool, str, list[str]]:
+    """Run a command in a home folder with stubs; return whether it succeeded, its output and the calls of stubs."""
+    (folder / "stubs").mkdir()
+    (folder / "mounted").write_text(f"{case.mounted}\n")
+    (folder / "calls").touch()
+    # A login shell resets PATH, and Ray sources this file afterwards.
+    (folder / ".bashrc").write_text(f'export STATE="{folder}" PATH="{folder}/stubs:/usr/bin:/bin"\n')
+    for name, body in {**STUBS, **case.stubs}.items():
+        file = folder / "stubs" / name
+        file.write_text(f'#!/bin/bash\necho "{name} $*" >> "{folder}/calls"\n{body}\n')
+        file.chmod(0o755)
+    process = subprocess.run(
+        ["bash", "-c", " ".join(_with_interactive(case.command))],  # command that Ray passes to the shell over ssh
+        env={"HOME": str(folder), "PATH": os.environ["PATH"]},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    return process.returncode == 0, process.stdout, (folder / "calls").read_text().splitlines()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_on_a_new_machine(tmp_path: Path, name: str) -> None:
+    case = CASES[name]
+    succeeded, output, calls = run(tmp_path, case)
+    assert succeeded is case.succeeds, output
+    assert {stub: [call for call in calls if call.split()[0] == stub] for stub in case.calls} == case.calls
+    assert not [part for part in case.output if part not in output]
+
+
+def test_a_failed_pull_is_not_attributed_to_the_toolkit(tmp_path: Path) -> None:
+    case = Case(CHECK_GPUS, {"docker": "echo 'docker: no basic auth credentials' >&2; exit 1"})
+    succeeded, output, _ = run(tmp_path, case)
+    assert not succeeded
+    assert "no basic auth credentials" in output
+    assert "toolkit" not in output
 
 
 def test_the_gpu_machine_runs_the_commands_of_all_machines_first() -> None:
+    node_types = CLUSTER["available_node_types"]
     assert GPU8["initialization_commands"] == [MOUNT_SHARED, MOUNT_SPILL, CHECK_GPUS]
-    others = [
-        name for name, node_type in CLUSTER["available_node_types"].items() if "initialization_commands" in node_type
-    ]
-    assert others == ["gpu8"]
+    assert [name for name in node_types if "initialization_commands" in node_types[name]] == ["gpu8"]
 
 
 def test_the_shared_file_system_is_set_in_one_line(root: Path) -> None:

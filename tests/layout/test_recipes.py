@@ -12,7 +12,6 @@ from tests.jobs.recipe_inputs import job_of
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "jobs" / "recipes").glob("*/*.yaml"))
-JOBS = sorted(file.stem for file in (ROOT / "jobs").glob("*.py") if file.name != "__init__.py")
 
 
 def config_of(name: str) -> type[Config]:
@@ -31,12 +30,8 @@ def test_a_shipped_recipe_is_valid_for_its_job(recipe: Path) -> None:
     load_recipe(str(recipe), [], config_of(job_of(recipe)))
 
 
-def test_recipes_are_yaml_files_in_folders_of_their_jobs() -> None:
-    files = {file for file in (ROOT / "jobs" / "recipes").rglob("*") if file.is_file()}
-    assert files == set(RECIPES)
-
-
-@pytest.mark.parametrize("name", STAGES)
-def test_a_stage_has_a_recipe_and_a_job(name: str) -> None:
-    assert name in map(job_of, RECIPES)
-    assert name in JOBS
+def test_every_stage_has_a_job_and_a_recipe_in_the_folder_of_the_job() -> None:
+    jobs = {file.stem for file in (ROOT / "jobs").glob("*.py")}
+    assert set(STAGES) <= jobs
+    assert set(STAGES) <= set(map(job_of, RECIPES))
+    assert {file for file in (ROOT / "jobs" / "recipes").rglob("*") if file.is_file()} == set(RECIPES)

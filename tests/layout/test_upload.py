@@ -9,6 +9,8 @@ from ray._private.ray_constants import get_runtime_env_default_excludes
 from ray._private.runtime_env.packaging import create_package
 from ray.runtime_env import RuntimeEnv
 
+from tests.layout.source_code import CODE
+
 MAX_BYTES = 2_500_000
 
 
@@ -26,46 +28,25 @@ def packed(folder: Path, excludes: object, target: Path) -> set[str]:
         return set(package.namelist())
 
 
-def plant(folder: Path, *names: str) -> None:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(b"x")
-
-
-def test_ray_accepts_the_runtime_environment(runtime_env: dict[str, object]) -> None:
+def test_the_upload_of_this_folder_is_accepted_and_small(
+    root: Path, runtime_env: dict[str, object], tmp_path: Path
+) -> None:
     RuntimeEnv(**runtime_env)
-
-
-def test_the_upload_of_this_folder_is_small(root: Path, runtime_env: dict[str, object], tmp_path: Path) -> None:
     packed(root, runtime_env["excludes"], tmp_path / "package.zip")
     assert (tmp_path / "package.zip").stat().st_size < MAX_BYTES
 
 
-def test_the_upload_contains_the_code_and_the_recipes(
+def test_the_upload_contains_the_code_and_no_data_environment_or_history(
     checkout: Path, runtime_env: dict[str, object], tmp_path: Path
 ) -> None:
+    files = [file for top in CODE for file in (checkout / top).rglob("*") if file.is_file()]
+    foreign = {".git/config", ".venv/bin/python", "runs/quickstart/model.safetensors"}
+    with_settings = foreign | {"tests/test_x.py", "build/lib/x.py"}
+    for name in with_settings:
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / name).write_bytes(b"x")
     names = packed(checkout, runtime_env["excludes"], tmp_path / "package.zip")
-    required = {str(file.relative_to(checkout)) for top in ("platform", "jobs", "serve", "tuning")
-            for file in (checkout / top).rglob("*") if file.is_file()}  # fmt: skip
-    assert required <= names
-
-
-def test_the_upload_contains_no_data_environment_or_history(
-    checkout: Path, runtime_env: dict[str, object], tmp_path: Path
-) -> None:
-    foreign = [
-        ".git/config",
-        ".venv/bin/python",
-        "runs/quickstart/model.safetensors",
-        "tests/test_x.py",
-        "build/lib/x.py",
-    ]
-    plant(checkout, *foreign)
-    names = packed(checkout, runtime_env["excludes"], tmp_path / "package.zip")
-    assert not names & set(foreign)
-
-
-def test_without_the_runtime_environment_no_data_is_uploaded_either(checkout: Path, tmp_path: Path) -> None:
-    foreign = [".git/config", ".venv/bin/python", "runs/quickstart/model.safetensors"]
-    plant(checkout, *foreign)
-    assert not packed(checkout, [], tmp_path / "package.zip") & set(foreign)
+    assert {str(file.relative_to(checkout)) for file in files} <= names
+    assert not names & with_settings
+    # The files of .gitignore are excluded without the runtime environment, too.
+    assert not packed(checkout, [], tmp_path / "other.zip") & foreign

@@ -2,86 +2,23 @@ from pathlib import Path
 
 import pytest
 
-from distilray.config.distillation import CacheTeacherConfig, DistillConfig
-from distilray.config.glue import EvaluateGlueConfig, SearchGlueConfig
-from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.config.recipe import load_recipe
-from distilray.operations.doctor.cluster import ClusterNode, ClusterState, check_workers
 from distilray.operations.workers import WorkerNeed, worker_need
-
-CARD = WorkerNeed(8, 4, 1, 8, "scaling.num_workers")
-GPU8 = ClusterNode(96, 8, 1e9, is_head=False)
-GPU4 = ClusterNode(96, 4, 1e9, is_head=False)
-CPU = ClusterNode(32, 0, 1e9, is_head=False)
-
-
-def of(*nodes: ClusterNode, grows: bool = False) -> ClusterState:
-    head = ClusterNode(0, 0, 1e9, is_head=True, group="head" if grows else "")
-    return ClusterState("http://h:8265", "2.60.0", (head, *nodes))
+from distilray.stages import STAGES
 
 
 @pytest.mark.parametrize(
-    ("recipe", "config_class", "need"),
+    ("recipe", "overrides", "need"),
     [
-        ("distill/card", DistillConfig, CARD),
-        ("distill/quickstart", DistillConfig, WorkerNeed(2, 1, 0, 2, "scaling.num_workers")),
-        ("cache_teacher/card", CacheTeacherConfig, WorkerNeed(1, 1, 1.0, 1, "scaling.gpus_per_task")),
-        ("evaluate_glue/card", EvaluateGlueConfig, WorkerNeed(1, 4, 1, 1, "scaling.num_workers")),
-        ("search_glue/grid", SearchGlueConfig, WorkerNeed(1, 1.0, 0.25, 1, "trial.gpus")),
-        ("encode_corpus/card", EncodeCorpusConfig, None),
+        ("distill/card", [], WorkerNeed(8, 4, 1, 8, "scaling.num_workers")),
+        ("distill/card", ["scaling.min_workers=2"], WorkerNeed(8, 4, 1, 2, "scaling.num_workers")),
+        ("distill/quickstart", [], WorkerNeed(2, 1, 0, 2, "scaling.num_workers")),
+        ("cache_teacher/card", [], WorkerNeed(1, 1, 1.0, 1, "scaling.gpus_per_task")),
+        ("evaluate_glue/card", [], WorkerNeed(1, 4, 1, 1, "scaling.num_workers")),
+        ("search_glue/grid", [], WorkerNeed(1, 1.0, 0.25, 1, "trial.gpus")),
+        ("encode_corpus/card", [], None),
     ],
 )
-def test_the_need_follows_from_the_recipe(root: Path, recipe, config_class, need):
-    assert worker_need(load_recipe(str(root / f"jobs/recipes/{recipe}.yaml"), [], config_class)) == need
-
-
-def test_a_run_may_start_with_fewer_workers(root: Path):
-    overrides = ["scaling.min_workers=2"]
-    need = worker_need(load_recipe(str(root / "jobs/recipes/distill/card.yaml"), overrides, DistillConfig))
-    assert need is not None
-    assert (need.workers, need.min_workers) == (8, 2)
-
-
-def check(need, cluster):
-    return check_workers(need, cluster.nodes, cluster)
-
-
-def test_workers_that_fit_are_fine():
-    assert check(CARD, of(GPU8)).status == "ok"
-    assert check(CARD, of(GPU4, GPU4)).status == "ok"
-    assert check(None, of(CPU)).status == "ok"
-
-
-def test_fewer_gpus_than_workers_fail_where_nothing_adds_machines():
-    finding = check(CARD, of(GPU4))
-    assert finding.status == "fail"
-    assert "8 x 4 CPU, 1 GPU requested, http://h:8265 has room for 4" in finding.message
-    assert "scaling.num_workers=4" in finding.fix
-
-
-def test_fewer_gpus_than_workers_are_a_warning_where_an_autoscaler_adds_machines():
-    assert check(CARD, of(GPU4, grows=True)).status == "warn"
-    assert check(CARD, of(grows=True)).status == "warn"
-
-
-def test_fewer_workers_than_asked_for_are_a_warning_where_the_recipe_allows_it():
-    assert check(WorkerNeed(8, 4, 1, 2, "scaling.num_workers"), of(GPU4)).status == "warn"
-
-
-def test_gpus_without_cpus_beside_them_hold_no_worker():
-    finding = check(CARD, of(ClusterNode(4, 8, 1e9, is_head=False)))
-    assert (finding.status, "room for 1" in finding.message) == ("warn", True)
-
-
-def test_fewer_cpus_than_workers_on_a_cluster_are_a_warning_since_the_job_waits():
-    assert check(WorkerNeed(40, 1, 0, 40, "scaling.num_workers"), of(CPU)).status == "warn"
-
-
-def test_workers_that_do_not_fit_a_local_ray_fail():
-    assert (
-        check_workers(WorkerNeed(3, 1, 0, 3, "scaling.num_workers"), (ClusterNode(2, 0, 0, is_head=True),), None).status
-        == "fail"
-    )
-    finding = check_workers(CARD, (ClusterNode(64, 0, 0, is_head=True),), None)
-    assert (finding.status, "scaling.use_gpu=false" in finding.fix) == ("fail", True)
-    assert check_workers(WorkerNeed(2, 1, 0, 2, "x"), (ClusterNode(2, 0, 0, is_head=True),), None).status == "ok"
+def test_the_need_follows_from_the_recipe(root: Path, recipe, overrides, need):
+    config_class = STAGES[recipe.partition("/")[0]].config_class
+    assert worker_need(load_recipe(str(root / f"jobs/recipes/{recipe}.yaml"), overrides, config_class)) == need

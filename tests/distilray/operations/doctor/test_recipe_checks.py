@@ -1,25 +1,34 @@
 import errno
 import os
+import re
 import shutil
 import urllib.request
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from distilray.config.base import JobConfig, ModelRef, Shards, Tokenizer
 from distilray.config.distillation import DistillConfig
 from distilray.config.evaluation import EvaluateBiasConfig, MeasureEfficiencyConfig
+from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.errors import InputError
 from distilray.operations.doctor import recipe_checks
+from distilray.operations.doctor.check import Finding, ok
 from distilray.operations.doctor.recipe_checks import (
     check_locations,
     check_models,
     check_runs,
     check_store,
     required_inputs,
+    run_bytes,
 )
 from distilray.runtime import storage
 from distilray.runtime.file_search import find_files
+from tests.tiny.runs import write_run
 
 
 class Reads(JobConfig):
@@ -30,219 +39,238 @@ class Reads(JobConfig):
     tokenizer_dir: Tokenizer | None = None
 
 
-def reads(**locations: str) -> Reads:
-    return Reads.model_validate({"run_dir": "r", **locations})
+def reads(**locations: object) -> Reads:
+    return Reads.model_validate({"run_dir": "r", **{key: str(value) for key, value in locations.items()}})
 
 
-def copy(source: str, target: Path) -> Path:
-    return Path(shutil.copytree(source, target))
+def distill(**values: object) -> DistillConfig:
+    return DistillConfig.model_validate({"run_dir": "r", "shards_dir": "s", "teacher_dir": "t", **values})
 
 
-def test_the_runs_and_models_of_a_recipe_are_known_by_key():
-    values = {"run_dir": "r", "shards_dir": "s", "teacher_dir": "t", "teacher_cache_dir": "c"}
-    config = DistillConfig.model_validate(values)
-    assert required_inputs(config, "run") == {"shards_dir": "s", "teacher_cache_dir": "c"}
-    assert required_inputs(config, "model") == {"teacher_dir": "t"}
-    bias = EvaluateBiasConfig.model_validate({"run_dir": "r", "models": {"a": "x"}})
-    assert required_inputs(bias, "model") == {"models.a": "x"}
-    rows = {"run_dir": "r", "text_path": "t", "models": [{"name": "a", "model_dir": "x"}]}
-    assert required_inputs(MeasureEfficiencyConfig.model_validate(rows), "model") == {"models.0.model_dir": "x"}
+@pytest.fixture
+def teacher_dir(tmp_path: Path) -> str:
+    """Model folder with one small tensor."""
+    folder = tmp_path / "teacher"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+    (folder / "tokenizer.json").write_text("{}")
+    save_file({"weight": np.zeros(100, np.float32)}, folder / "model.safetensors")
+    return str(folder)
 
 
-def test_a_complete_run_and_an_undamaged_model_are_ok(shards_dir, teacher_dir):
+@pytest.fixture
+def shards_dir(tmp_path: Path) -> str:
+    """Complete run of `encode_corpus` with one shard."""
+    folder = tmp_path / "shards"
+    write_run(folder, "encode_corpus", outputs={"shards/train-0.arrow": {"bytes": 20}})
+    (folder / "shards").mkdir()
+    (folder / "shards/train-0.arrow").write_bytes(bytes(20))
+    return str(folder)
+
+
+def models(**locations: object) -> Finding:
+    return check_models(reads(**locations), offline=True)
+
+
+def text_of(finding: Finding) -> str:
+    return f"{finding.status}: {finding.message} -> {finding.fix}"
+
+
+@pytest.mark.parametrize(
+    ("config", "runs", "model_dirs"),
+    [
+        (distill(teacher_cache_dir="c"), {"shards_dir": "s", "teacher_cache_dir": "c"}, {"teacher_dir": "t"}),
+        (EvaluateBiasConfig(run_dir="r", models={"a": "x"}), {}, {"models.a": "x"}),
+        (
+            MeasureEfficiencyConfig(run_dir="r", text_path="t", models=[{"name": "a", "model_dir": "x"}]),
+            {},
+            {"models.0.model_dir": "x"},
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_the_runs_and_models_of_a_recipe_have_their_keys(config, runs, model_dirs):
+    assert required_inputs(config, "run") == runs
+    assert required_inputs(config, "model") == model_dirs
+
+
+def test_missing_complete_and_undamaged_inputs_are_ok(shards_dir, teacher_dir):
+    assert check_runs(reads()) == ok("the recipe reads no run")
+    assert models() == ok("the recipe reads no model")
     assert check_runs(reads(shards_dir=shards_dir)).status == "ok"
-    finding = check_models(reads(teacher_dir=teacher_dir, tokenizer_dir=teacher_dir), offline=True)
-    assert (finding.status, "bert" in finding.message) == ("ok", True)
+    finding = models(teacher_dir=teacher_dir, tokenizer_dir=teacher_dir)
+    assert re.match(r"ok: teacher_dir .* \(bert, 1 tensors\), tokenizer_dir .* exists", text_of(finding))
 
 
-def test_a_recipe_that_reads_nothing_is_fine():
-    assert check_runs(reads()).status == check_models(reads(), offline=True).status == "ok"
+def truncated(data: bytes) -> bytes:
+    return data[:-9]
 
 
-def test_a_run_without_a_manifest_fails(shards_dir, tmp_path):
-    folder = copy(shards_dir, tmp_path / "shards")
-    (folder / "manifest.json").unlink()
-    finding = check_runs(reads(shards_dir=str(folder)))
-    assert (finding.status, "no manifest.json" in finding.message, bool(finding.fix)) == ("fail", True, True)
-
-
-@pytest.mark.parametrize(("damage", "words"), [("missing", "is missing"), ("torn", "bytes, not")])
-def test_a_missing_or_truncated_shard_fails_and_is_named(shards_dir, tmp_path, damage, words):
-    folder = copy(shards_dir, tmp_path / "shards")
-    file = min((folder / "shards").glob("*.arrow"))
-    if damage == "missing":
+@pytest.mark.parametrize(
+    ("key", "pattern", "damage", "words"),
+    [
+        ("shards_dir", "manifest.json", None, "no manifest.json"),
+        ("shards_dir", "shards/*.arrow", None, ".arrow is missing"),
+        ("shards_dir", "shards/*.arrow", truncated, ".arrow has .* bytes, not"),
+        ("teacher_dir", "config.json", None, "no config.json"),
+        ("teacher_dir", "config.json", lambda data: b"{", "config.json: invalid JSON"),
+        ("teacher_dir", "model.safetensors", None, "no model.safetensors"),
+        ("teacher_dir", "model.safetensors", truncated, "model.safetensors: damaged, has"),
+        ("teacher_dir", "model.safetensors", lambda data: data + b"x", "model.safetensors: damaged, has"),
+        ("teacher_dir", "model.safetensors", lambda data: b"", "model.safetensors: not a safetensors file"),
+        ("teacher_dir", "model.safetensors", lambda data: b"<html>" * 99, "not a safetensors file"),
+        ("teacher_dir", "tokenizer.json", None, "no tokenizer.json"),
+        ("tokenizer_dir", "tokenizer.json", None, "no tokenizer.json"),
+    ],
+)
+def test_a_missing_or_damaged_file_is_named(shards_dir, teacher_dir, tmp_path, key, pattern, damage, words):
+    source, check = (
+        (shards_dir, check_runs) if key == "shards_dir" else (teacher_dir, partial(check_models, offline=True))
+    )
+    folder = Path(shutil.copytree(source, tmp_path / "input"))
+    file = min(folder.glob(pattern))
+    if damage is None:
         file.unlink()
     else:
-        file.write_bytes(file.read_bytes()[:-9])
-    finding = check_runs(reads(shards_dir=str(folder)))
-    assert finding.status == "fail"
-    assert file.name in finding.message
-    assert words in finding.message
+        file.write_bytes(damage(file.read_bytes()))
+    assert re.match(f"fail: {key}: .*{words}.* -> .", text_of(check(reads(**{key: folder}))))
+    if file.name in ("config.json", "model.safetensors"):
+        assert models(tokenizer_dir=folder).status == "ok"
 
 
 @pytest.mark.parametrize("inner", ["model", "data/model"])
-def test_a_model_inside_a_run_or_a_folder_of_mlflow_is_fine(teacher_dir, tmp_path, inner):
-    copy(teacher_dir, tmp_path / "outer" / inner)
-    assert check_models(reads(teacher_dir=str(tmp_path / "outer")), offline=True).status == "ok"
-
-
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
-def test_a_model_that_lacks_a_file_fails(teacher_dir, tmp_path, name):
-    folder = copy(teacher_dir, tmp_path / "teacher")
-    (folder / name).unlink()
-    finding = check_models(reads(teacher_dir=str(folder)), offline=True)
-    assert (finding.status, f"no {name}" in finding.message) == ("fail", True)
-    assert check_models(reads(tokenizer_dir=str(folder)), offline=True).status == (
-        "fail" if name == "tokenizer.json" else "ok"
-    )
-
-
-@pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: b"", lambda data: b"<html>" * 99])
-def test_damaged_weights_fail(teacher_dir, tmp_path, damage):
-    folder = copy(teacher_dir, tmp_path / "teacher")
-    file = folder / "model.safetensors"
-    file.write_bytes(damage(file.read_bytes()))
-    finding = check_models(reads(teacher_dir=str(folder)), offline=True)
-    assert (finding.status, "model.safetensors" in finding.message) == ("fail", True)
-
-
-def test_a_config_that_is_no_json_fails(teacher_dir, tmp_path):
-    folder = copy(teacher_dir, tmp_path / "teacher")
-    (folder / "config.json").write_text("{")
-    assert check_models(reads(teacher_dir=str(folder)), offline=True).status == "fail"
-
-
-def test_a_run_that_holds_a_model_is_a_model(teacher_dir, tmp_path):
-    copy(teacher_dir, tmp_path / "run/model")
-    assert check_models(reads(teacher_dir=str(tmp_path / "run")), offline=True).status == "ok"
+def test_a_run_or_a_folder_of_mlflow_contains_a_model(teacher_dir, tmp_path, inner):
+    shutil.copytree(teacher_dir, tmp_path / "outer" / inner)
+    assert models(teacher_dir=tmp_path / "outer").status == "ok"
 
 
 def test_a_model_in_an_object_store_is_checked_without_a_download(teacher_dir, bucket, monkeypatch):
     for file in Path(teacher_dir).iterdir():
         storage.write_bytes(f"{bucket}/teacher/{file.name}", file.read_bytes())
-    whole, read = Path(teacher_dir, "model.safetensors").stat().st_size, []
-    ranges = storage.read_range
-    monkeypatch.setattr(storage, "read_range", lambda uri, *ends: read.append(ends[1]) or ranges(uri, *ends))
-    assert check_models(reads(teacher_dir=f"{bucket}/teacher"), offline=True).status == "ok"
-    assert 0 < max(read) < whole
+    size, ends = Path(teacher_dir, "model.safetensors").stat().st_size, []
+    read_range = storage.read_range
+
+    def record(uri: str, start: int, end: int) -> bytes:
+        ends.append(end)
+        return read_range(uri, start, end)
+
+    monkeypatch.setattr(storage, "read_range", record)
+    assert models(teacher_dir=f"{bucket}/teacher").status == "ok"
+    assert 0 < max(ends) < size
 
 
 @pytest.mark.parametrize(("offline", "status"), [(True, "fail"), (False, "warn")])
 def test_a_model_of_the_hub_that_is_not_cached_is_reported(tmp_path, monkeypatch, offline, status):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     finding = check_models(reads(teacher_dir="hub:nobody/no-such-model"), offline=offline)
-    assert (finding.status, "hf download nobody/no-such-model" in finding.fix) == (status, True)
+    assert re.match(f"{status}: .*hf download nobody/no-such-model", text_of(finding))
 
 
-def test_a_model_of_the_hub_that_is_in_the_cache_is_fine(tmp_path, monkeypatch, teacher_dir):
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **options: teacher_dir)
-    assert check_models(reads(teacher_dir="hub:some/model@main"), offline=True).status == "ok"
+def test_a_model_of_the_hub_in_the_cache_needs_all_its_files(teacher_dir, tmp_path, monkeypatch):
+    requests = []
+
+    def snapshot(name: str, **options: object) -> str:
+        requests.append((name, options))
+        return teacher_dir if options["revision"] else str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    (tmp_path / "tokenizer.json").touch()
+    assert models(teacher_dir="hub:some/model@main").status == "ok"
+    assert requests == [("some/model", {"revision": "main", "local_files_only": True})]
+    assert models(teacher_dir="hub:some/model").status == "fail"
+    assert models(tokenizer_dir="hub:some/model").status == "ok"
 
 
 def test_paths_of_other_machines_are_not_reported_as_missing():
     for finding in (
         check_runs(reads(shards_dir="/no/such/shards"), outside=True),
         check_models(reads(teacher_dir="/no/such/teacher"), offline=True, outside=True),
+        check_store("/no/such/run", outside=True),
     ):
-        assert (finding.status, "ray job submit" in finding.fix) == ("warn", True)
+        assert re.match("warn: .*ray job submit", text_of(finding))
 
 
 @pytest.mark.parametrize(
     ("mounts", "status"), [("/dev/sda / xfs rw 0 0", "warn"), ("nfs:/ / nfs4 rw 0 0", "ok"), (None, "ok")]
 )
-def test_a_disk_of_one_machine_is_a_warning_inside_of_a_cluster(mounts, status):
-    values = {"run_dir": "/mnt/run", "shards_dir": "s3://bucket/shards", "teacher_dir": "hub:a/b"}
-    assert check_locations(DistillConfig.model_validate(values), mounts).status == status
+def test_a_disk_of_one_machine_is_a_warning_inside_a_cluster(mounts, status):
+    config = distill(run_dir="/mnt/run", shards_dir="s3://bucket/shards", teacher_dir="hub:a/b")
+    assert check_locations(config, mounts).status == status
 
 
-def keys(bucket: str) -> str:
-    """Return all keys in the bucket, including folders."""
+def test_a_training_run_stores_its_model_and_its_checkpoints(teacher_dir):
+    weights = Path(teacher_dir, "model.safetensors").stat().st_size
+    config = distill(teacher_dir=teacher_dir, intervals={"keep_checkpoints": 2})
+    assert run_bytes(config) == weights * (1 + 3 * 3)
+    encoding = EncodeCorpusConfig.model_validate({"run_dir": "r", "corpus_dir": "c", "tokenizer_dir": "t"})
+    assert [run_bytes(other) for other in (distill(teacher_dir="hub:a/b"), distill(), encoding)] == [None] * 3
+
+
+# Storage
+
+
+@pytest.mark.parametrize("folder", ["", "/run", "/a/b/run"])
+def test_the_check_leaves_a_writable_folder_unchanged(tmp_path, folder):
+    (tmp_path / "file").write_text("x")
+    assert re.match(f"ok: {tmp_path}{folder}: ", text_of(check_store(f"{tmp_path}{folder}")))
+    assert [file.name for file in tmp_path.rglob("*")] == ["file"]
+
+
+def test_the_check_leaves_a_bucket_unchanged(bucket):
+    assert [check_store(f"{bucket}{folder}").status for folder in ("", "/run", "/a/b/run")] == ["ok"] * 3
     url = f"{os.environ['AWS_ENDPOINT_URL']}/{bucket.removeprefix('s3://')}?list-type=2"
-    return urllib.request.urlopen(url).read().decode().partition("<Contents>")[2]
-
-
-@pytest.mark.parametrize("folder", ["", "/run", "/a/b/run"])
-def test_the_check_leaves_no_trace_in_a_writable_folder(tmp_path, folder):
-    (tmp_path / "kept").write_text("x")
-    finding = check_store(f"{tmp_path}{folder}")
-    assert (finding.status, str(tmp_path) in finding.message) == ("ok", True)
-    assert [file.name for file in tmp_path.rglob("*")] == ["kept"]
-
-
-@pytest.mark.parametrize("folder", ["", "/run", "/a/b/run"])
-def test_the_check_leaves_no_trace_in_a_bucket(bucket, folder):
-    assert check_store(f"{bucket}{folder}").status == "ok"
-    assert keys(bucket) == ""
-
-
-def test_an_existing_run_is_not_changed(bucket):
+    assert b"<Contents>" not in urllib.request.urlopen(url).read()  # no keys, not even of folders
     storage.write_bytes(f"{bucket}/runs/one/file", b"x")
     assert check_store(f"{bucket}/runs/two").status == "ok"
     assert check_store(f"{bucket}/runs/one").status == "ok"
     assert find_files(f"{bucket}/runs") == [f"{bucket}/runs/one/file"]
+    assert re.match("fail: s3://no-such-bucket/run: .* -> .", text_of(check_store("s3://no-such-bucket/run")))
 
 
 def test_files_written_by_others_during_the_check_are_not_removed(bucket, tmp_path, monkeypatch):
+    def write_other(probe: str, uri: str, name: str) -> str:
+        storage.write_bytes(f"{uri}/of-another", b"x")
+        return ""
+
+    monkeypatch.setattr(recipe_checks, "_write_and_read", write_other)
     for uri in (f"{bucket}/run", f"{tmp_path}/run"):
-
-        def meanwhile(probe: str, uri: str, name: str) -> str:
-            storage.write_bytes(f"{uri}/of-another", b"x")
-            return ""
-
-        with monkeypatch.context() as patch:
-            patch.setattr(recipe_checks, "_write_and_read", meanwhile)
-            assert check_store(uri).status == "ok"
+        assert check_store(uri).status == "ok"
         assert storage.read_bytes(f"{uri}/of-another") == b"x"
 
 
-def test_a_missing_bucket_fails_in_one_line(bucket):
-    finding = check_store("s3://no-such-bucket/run")
-    assert (finding.status, "no-such-bucket" in finding.message) == ("fail", True)
-    assert finding.fix
-
-
-def test_a_path_through_a_file_fails(tmp_path):
-    (tmp_path / "file").write_text("x")
-    finding = check_store(f"{tmp_path}/file/run")
-    assert (finding.status, "Not a directory" in finding.message) == ("fail", True)
-    assert (tmp_path / "file").read_text() == "x"
-
-
-@pytest.mark.parametrize(
-    ("function", "value", "words"),
-    [
-        ("read_bytes", lambda uri: b"other", "differs"),
-        ("list_files", lambda uri: [], "not listed"),
-        ("remove_file", lambda uri: None, "still exists"),
-    ],
-)
-def test_a_store_without_consistent_reads_fails(tmp_path, monkeypatch, function, value, words):
-    monkeypatch.setattr(storage, function, value)
-    finding = check_store(str(tmp_path / "run"))
-    assert (finding.status, words in finding.message) == ("fail", True)
-
-
-@pytest.mark.parametrize(
-    ("code", "words"),
-    [
-        (errno.EACCES, "no permission for user"),
-        (errno.EPERM, "no permission for user"),
-        (errno.ENOSPC, "no space"),
-        (errno.EDQUOT, "no space"),
-        (errno.EROFS, "Read-only file system"),
-    ],
-)
-def test_missing_permissions_and_missing_space_are_distinguished(tmp_path, monkeypatch, code, words):
+def refuse_with(code: int) -> Callable[..., None]:
     def refuse(uri: str, data: bytes) -> None:
         try:
             raise OSError(code, os.strerror(code))
         except OSError:
             raise InputError(f"{uri}: cannot be written") from None
 
-    monkeypatch.setattr(storage, "write_bytes", refuse)
-    finding = check_store(str(tmp_path / "run"))
-    assert (finding.status, words in finding.message) == ("fail", True)
-    assert ("space" in finding.fix) == (words == "no space")
+    return refuse
+
+
+@pytest.mark.parametrize(
+    ("function", "replacement", "words"),
+    [
+        ("read_bytes", lambda uri: b"other", "differs"),
+        ("list_files", lambda uri: [], "not listed"),
+        ("remove_file", lambda uri: None, "still exists"),
+        ("write_bytes", refuse_with(errno.EACCES), "no permission for user .*chmod or chown"),
+        ("write_bytes", refuse_with(errno.EPERM), "no permission for user .*chmod or chown"),
+        ("write_bytes", refuse_with(errno.ENOSPC), "no space .*free space"),
+        ("write_bytes", refuse_with(errno.EDQUOT), "no space .*raise the quota"),
+        ("write_bytes", refuse_with(errno.EROFS), "Read-only file system .*mount it with write access"),
+        ("write_bytes", refuse_with(errno.ENOTDIR), "Not a directory -> check permissions, credentials and quota"),
+    ],
+)
+def test_a_store_that_fails_or_is_inconsistent_is_described(tmp_path, monkeypatch, function, replacement, words):
+    monkeypatch.setattr(storage, function, replacement)
+    assert re.match(f"fail: {tmp_path}/run: .*{words}", text_of(check_store(str(tmp_path / "run"))))
+
+
+def test_a_path_through_a_file_fails(tmp_path):
+    (tmp_path / "file").write_text("x")
+    assert re.match("fail: .*Not a directory", text_of(check_store(f"{tmp_path}/file/run")))
+    assert (tmp_path / "file").read_text() == "x"
 
 
 def test_the_folder_without_permission_is_named(tmp_path, monkeypatch):
@@ -251,7 +279,7 @@ def test_the_folder_without_permission_is_named(tmp_path, monkeypatch):
     def refuse(uri: str) -> bool:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    def access(path: object, mode: int) -> bool:  # as for a user who may not enter the folder
+    def access(path: object, mode: int) -> bool:  # of a user who may not enter the folder
         return "closed/" not in str(path) and not (mode == os.X_OK and str(path).endswith("closed"))
 
     monkeypatch.setattr(storage, "exists", refuse)

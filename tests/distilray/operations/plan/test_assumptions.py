@@ -3,16 +3,13 @@ import pytest
 from distilray.operations.plan.assumptions import PUBLISHED_HOURS, predict_published_run, published_training
 
 
-def test_the_hours_of_the_paper_are_met_within_a_factor_of_two_in_its_trainers_precision():
+def test_fp32_predicts_the_published_hours_and_half_precision_far_fewer():
     # Neither precision nor epochs are in the paper. What is uncertain: the share of the peak (0.23 to 0.32 in NVIDIA's
-    # table for 1 to 8 GPUs), tokens per word (a tenth), the length of sequences (5%), an all-reduce a micro-batch.
+    # table for 1 to 8 GPUs), tokens per word (a tenth), the length of sequences (5%), an all-reduce per micro-batch.
     assert 0.5 < predict_published_run("fp32").ratio < 2.0
-
-
-def test_in_half_precision_the_run_would_have_been_far_shorter():
-    run = predict_published_run("fp16")
-    assert run.ratio < 0.3
-    assert run.implied_mfu < 0.05
+    half = predict_published_run("fp16")
+    assert half.ratio < 0.3
+    assert half.implied_mfu < 0.05
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

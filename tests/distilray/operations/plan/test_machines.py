@@ -5,21 +5,12 @@ from distilray.errors import InputError
 from distilray.operations.plan.machines import CPU, DEVICES, MACHINES, find_machine, price_of
 
 
-def test_every_share_of_the_peak_has_a_peak():
+def test_every_precision_that_a_device_supports_has_a_share_of_the_peak():
     for device in DEVICES.values():
-        for precision, mfu in device.mfu.items():
-            assert device.peak(precision), (device.name, precision)
-            assert 0 < mfu < 1
-        assert set(device.measured) <= set(device.mfu)
-
-
-def test_every_precision_that_a_device_computes_in_has_a_share():
-    for device in DEVICES.values():
-        computes = {precision for precision in ("fp32", "fp16", "bf16") if device.peak(precision)}
-        assert computes == set(device.mfu), device.name
-
-
-def test_a_volta_has_no_bf16():
+        supported = {precision for precision in ("fp32", "fp16", "bf16") if device.peak(precision)}
+        assert set(device.mfu) == supported, device.name
+        assert all(0 < mfu < 1 for mfu in device.mfu.values())
+        assert set(device.measured) <= supported
     assert DEVICES["V100"].peak("bf16") is None
 
 
@@ -39,12 +30,9 @@ def test_an_unknown_machine_is_refused_with_the_known_ones():
         find_machine("p9", "cluster.machine")
 
 
-def test_the_recipes_price_wins():
+def test_the_price_of_the_recipe_takes_precedence_and_an_unknown_spot_price_is_requested():
     machine = MACHINES["p4d.24xlarge"]
     assert price_of(machine, ClusterConfig()) == machine.price_per_hour
     assert price_of(machine, ClusterConfig(price_per_machine_hour=1.5, market="spot")) == 1.5
-
-
-def test_an_unknown_spot_price_is_requested():
     with pytest.raises(InputError, match=r"set cluster\.price_per_machine_hour"):
-        price_of(MACHINES["p4d.24xlarge"], ClusterConfig(market="spot"))
+        price_of(machine, ClusterConfig(market="spot"))

@@ -55,6 +55,12 @@ def runs(model=REAL, *, workers=WORKERS, stragglers=0.02, per_hour=0.0, seed=1):
     return scaled_runs(model, workers, disturbed(per_hour, stragglers=stragglers), seed=seed, trials=20)
 
 
+def one_run(workers, *, stragglers=0.0, **changes):
+    """Return the run of a perfect machine with changes."""
+    (run,) = runs(dataclasses.replace(PERFECT, **changes), stragglers=stragglers, workers=[workers])
+    return run
+
+
 @pytest.mark.parametrize("model", [REAL, PERFECT, dataclasses.replace(REAL, cores=2.0, max_machines=1)])
 @pytest.mark.parametrize("per_hour", [0.0, 0.3])
 def test_workers_never_do_more_than_as_many_times_one_undisturbed(model, per_hour):
@@ -78,9 +84,8 @@ def test_without_anything_to_wait_for_the_efficiency_is_1():
         {"cores": 4.0},
     ],
 )
-def test_each_limit_alone_costs_efficiency(change):
-    (run,) = runs(dataclasses.replace(PERFECT, **change), stragglers=0.0, workers=[8])
-    assert run.efficiency < 0.99
+def test_each_limit_alone_reduces_the_efficiency(change):
+    assert one_run(8, **change).efficiency < 0.99
 
 
 def test_a_run_is_its_steps_in_hours_and_a_step_its_parts():
@@ -90,59 +95,56 @@ def test_a_run_is_its_steps_in_hours_and_a_step_its_parts():
         assert run.tokens_per_s == pytest.approx(REAL.tokens / run.step_s)
 
 
-def test_the_same_seed_gives_the_same_runs_and_another_one_others():
+def test_a_seed_determines_the_runs():
     assert runs(per_hour=0.3) == runs(per_hour=0.3)
     assert runs(per_hour=0.3) != runs(per_hour=0.3, seed=2)
+    assert (times(0.5)[0] == times(0.5)[0]).all()
+    assert (times(0.5)[0] != times(0.5, seed=4)[0]).any()
 
 
 def test_the_last_of_n_stragglers_is_late_by_the_harmonic_number():
     # The mean of the largest of n exponential delays is their mean times 1 + 1/2 + ... + 1/n.
-    (run,) = runs(PERFECT, stragglers=0.1, workers=[16])
+    run = one_run(16, stragglers=0.1)
     expected = 0.1 * sum(1 / number for number in range(1, 17))
     assert run.parts["stragglers"] / run.parts["compute"] == pytest.approx(expected, rel=0.05)
 
 
-def test_a_ring_moves_twice_the_bytes_less_one_share():
-    model = dataclasses.replace(REAL, latency_s=0.0, gradient_bytes=1e9)
-    assert model.all_reduce_s(8) == pytest.approx(2 * 7 / 8 * 1e9 / 200e9)
-    assert model.all_reduce_s(1) == 0.0
-
-
-def test_beyond_a_machine_the_network_is_the_slowest_hop():
-    model = dataclasses.replace(REAL, latency_s=0.0, gradient_bytes=1e9)
-    assert model.all_reduce_s(16) == pytest.approx(2 * 15 / 16 * 1e9 / 1e9)
-    alone = dataclasses.replace(model, workers_per_machine=1, link_rate=1.0)  # no link is used
-    assert alone.all_reduce_s(2) == pytest.approx(1e9 / 1e9)
+@pytest.mark.parametrize(
+    ("workers", "changes", "seconds"),
+    [
+        (1, {}, 0.0),
+        (8, {}, 2 * 7 / 8 * 1e9 / 200e9),
+        (16, {}, 2 * 15 / 16 * 1e9 / 1e9),  # the network is the slowest hop
+        (2, {"workers_per_machine": 1, "link_rate": 1.0}, 1e9 / 1e9),  # no link is used
+        (4, {"latency_s": 0.5}, 2 * 3 / 4 * 1e9 / 200e9 + 2 * 3 * 0.5),
+    ],
+)
+def test_a_ring_moves_twice_the_bytes_less_one_share_over_the_slowest_hop(workers, changes, seconds):
+    model = dataclasses.replace(REAL, **{"latency_s": 0.0, "gradient_bytes": 1e9, **changes})
+    assert model.all_reduce_s(workers) == pytest.approx(seconds)
 
 
 def test_an_exchange_hides_behind_the_backward_pass_of_the_last_micro_batch_only():
-    exposed = {}
-    for overlap in (0.0, 0.5, 1.0):
-        model = dataclasses.replace(PERFECT, link_rate=2e9, overlap=overlap)
-        (run,) = runs(model, stragglers=0.0, workers=[8])
-        exposed[overlap] = run.parts["all-reduce"]
+    exposed = {overlap: one_run(8, link_rate=2e9, overlap=overlap).parts["all-reduce"] for overlap in (0.0, 0.5, 1.0)}
     exchange, backward = 2 * 7 / 8 * 268e6 / 2e9, 0.4 * 8.0 / 64
     assert exposed == pytest.approx({0.0: exchange, 0.5: exchange - backward, 1.0: exchange - backward})
 
 
 @pytest.mark.parametrize(("workers", "contention"), [(1, 1.0), (2, 1.0), (4, 2.0), (6, 3.0)])
 def test_workers_beyond_the_cores_share_them(workers, contention):
-    model = dataclasses.replace(PERFECT, workers_per_machine=2, cores=2.0, max_machines=1)
-    (run,) = runs(model, stragglers=0.0, workers=[workers])
+    run = one_run(workers, workers_per_machine=2, cores=2.0, max_machines=1)
     assert run.parts["compute"] == pytest.approx(contention * 8.0 / workers, rel=0.02)
     assert run.machines == 1
 
 
 def test_micro_batches_that_are_too_small_wait_for_their_launch():
-    model = dataclasses.replace(PERFECT, micro_step_floor_s=0.5)
-    (run,) = runs(model, stragglers=0.0, workers=[64])
+    run = one_run(64, micro_step_floor_s=0.5)
     assert run.parts["compute"] == pytest.approx(0.5)  # one micro-batch of 32 takes 0.125 s of arithmetic
 
 
 def test_the_bound_is_the_part_that_takes_most():
-    slow = dataclasses.replace(PERFECT, link_rate=1e7)
-    assert runs(slow, workers=[8])[0].bound == "all-reduce"
-    assert runs(PERFECT, workers=[8])[0].bound == "compute"
+    assert one_run(8, link_rate=1e7).bound == "all-reduce"
+    assert one_run(8).bound == "compute"
 
 
 def test_more_workers_get_the_stragglers_of_fewer_and_further_ones():
@@ -150,11 +152,6 @@ def test_more_workers_get_the_stragglers_of_fewer_and_further_ones():
     assert few.parts["stragglers"] == pytest.approx(many.parts["stragglers"], rel=0.1)
     shares = [run.parts["stragglers"] / run.parts["compute"] for run in runs(PERFECT)]
     assert shares == sorted(shares)
-
-
-def test_the_delays_of_a_plan_are_drawn_by_its_seed_alone():
-    first, second = (np.array([run.step_s for run in runs(workers=[1, 8])]) for _ in range(2))
-    assert (first == second).all()
 
 
 WORK_S, INTERVAL_S = 36_000.0, 600.0
@@ -192,11 +189,6 @@ def test_without_a_notice_about_half_an_interval_is_repeated_each_time():
 def test_preemptions_are_as_many_as_machines_and_hours_say():
     _, preemptions = times(0.2, preemption_notice=True, restart_s=0.0, machines=3)
     assert preemptions.mean() == pytest.approx(0.2 * 3 * WORK_S / 3600, rel=0.1)
-
-
-def test_the_same_generator_gives_the_same_runs():
-    assert (times(0.5)[0] == times(0.5)[0]).all()
-    assert (times(0.5)[0] != times(0.5, seed=4)[0]).any()
 
 
 @pytest.mark.parametrize(("rate", "preemption_notice"), [(1e6, True), (30.0, False)])

@@ -26,14 +26,15 @@ def recipe(**values):
     return DistillConfig.model_validate({"run_dir": "-", "shards_dir": "-", "teacher_dir": "-", **values})
 
 
+def training(examples=None, **values):
+    return estimate_training(examples or estimate_examples(TEXT, encoding()), recipe(**values), ModelShapeConfig())
+
+
 def test_base_models_have_the_published_numbers_of_parameters():
     student, teacher = meta_models(ModelShapeConfig(), recipe())
     assert count_parameters(student) == 66_985_530
     assert count_parameters(teacher) == 109_514_298
     assert student.config.n_layers == 6
-
-
-def test_the_recipe_says_how_many_layers_the_student_has():
     student, _ = meta_models(ModelShapeConfig(), recipe(student={"layers": [0, 5, 11]}))
     assert student.config.n_layers == 3
 
@@ -79,7 +80,7 @@ def test_dynamic_masks_take_no_room():
 
 def test_flops_are_those_of_the_formula_of_the_training_step():
     examples = estimate_examples(TEXT, encoding(dupe_factor=1))
-    estimate = estimate_training(examples, recipe(batch_size=2000), ModelShapeConfig())
+    estimate = training(examples, batch_size=2000)
     student, teacher = (model_size(model) for model in meta_models(ModelShapeConfig(), recipe()))
     tokens = round(2000 * examples.mean_length)
     squares = round(2000 * examples.mean_length * examples.attended_length)
@@ -90,34 +91,20 @@ def test_flops_are_those_of_the_formula_of_the_training_step():
 
 
 def test_losses_at_the_masked_positions_cost_less():
-    examples = estimate_examples(TEXT, encoding())
-    everywhere, masked = (
-        estimate_training(examples, recipe(losses={"ce_positions": where}), ModelShapeConfig())
-        for where in ("all", "masked")
-    )
+    everywhere, masked = (training(losses={"ce_positions": positions}) for positions in ("all", "masked"))
     assert masked.flops_per_step < 0.8 * everywhere.flops_per_step
 
 
 def test_a_cached_teacher_costs_no_flops_and_no_memory():
-    examples = estimate_examples(TEXT, encoding())
-    running, cached = (
-        estimate_training(examples, recipe(teacher_cache_dir=cache), ModelShapeConfig()) for cache in (None, "-")
-    )
+    running, cached = (training(teacher_cache_dir=cache) for cache in (None, "-"))
     assert cached.flops_per_step < running.flops_per_step
     assert cached.worker_gb < running.worker_gb
 
 
-def test_epochs_decide_the_steps_of_a_run():
+def test_epochs_determine_the_steps_and_limited_evaluations_cost_less():
     examples = estimate_examples(TEXT, encoding())
-    estimate = estimate_training(examples, recipe(epochs=2.0, batch_size=1000), ModelShapeConfig())
+    estimate = training(epochs=2.0, batch_size=1000)
     assert estimate.steps == 2 * examples.count // 1000
     assert estimate.tokens == pytest.approx(2 * examples.tokens, rel=0.01)
-
-
-def test_fewer_examples_are_scored_where_the_recipe_says_so():
-    examples = estimate_examples(TEXT, encoding())
-    few, all_of_them = (
-        estimate_training(examples, recipe(intervals={"heldout_examples": count}), ModelShapeConfig())
-        for count in (10, None)
-    )
+    few, all_of_them = (training(intervals={"heldout_examples": count}) for count in (10, None))
     assert few.heldout_flops == pytest.approx(all_of_them.heldout_flops * 10 / examples.heldout, rel=1e-3)
