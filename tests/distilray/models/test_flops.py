@@ -1,46 +1,43 @@
 import pytest
 import torch
+from transformers import BertConfig, BertForMaskedLM
 
-from distilray.models.flops import ModelSize, peak_flops, step_flops
+from distilray.models.flops import ModelSize, model_size, peak_flops, step_flops
 
 SMALL = ModelSize(layers=2, dim=3, hidden_dim=5, vocabulary=7)
-BASE = ModelSize(layers=12, dim=768, hidden_dim=3072, vocabulary=30522)
+COUNTS = {"tokens": 10, "squared_lengths": 52, "head_rows": 3}
 
 
 def test_flops_of_a_student_alone_are_those_counted_by_hand():
     # A layer has 4*9 + 2*15 = 66 weights, the head 3*3 + 3*7 = 30; two examples of 4 and 6 tokens, 3 rows of the head.
     matrices = 6 * (2 * 66 * 10 + 30 * 3)
     attention = 12 * 2 * 3 * (4**2 + 6**2)
-    assert step_flops(SMALL, teacher=None, tokens=10, squared_lengths=52, head_rows=3) == matrices + attention
+    assert step_flops(SMALL, teacher=None, **COUNTS) == matrices + attention
 
 
-def test_a_teacher_of_the_same_size_adds_a_third():
-    counts = {"tokens": 10, "squared_lengths": 52, "head_rows": 3}
-    alone = step_flops(SMALL, teacher=None, **counts)
-    assert 3 * (step_flops(SMALL, teacher=SMALL, teacher_head_rows=3, **counts) - alone) == alone
-
-
-def test_the_head_of_a_teacher_costs_only_the_rows_that_pass_through_it():
-    counts = {"teacher": SMALL, "tokens": 10, "squared_lengths": 52, "head_rows": 3}
-    assert step_flops(SMALL, teacher_head_rows=2, **counts) - step_flops(SMALL, **counts) == 2 * 30 * 2
+def test_a_teacher_adds_a_forward_pass_without_the_rows_that_skip_its_head():
+    alone = step_flops(SMALL, teacher=None, **COUNTS)
+    without_head, with_head = (step_flops(SMALL, teacher=SMALL, teacher_head_rows=rows, **COUNTS) for rows in (0, 3))
+    assert 3 * (with_head - alone) == alone
+    assert with_head - without_head == 2 * 30 * 3
+    assert step_flops(SMALL, teacher=SMALL, **COUNTS) == without_head
 
 
 def test_the_layers_of_bert_base_have_85_million_weights():
-    assert BASE.layer_parameters == 84_934_656
+    assert ModelSize(layers=12, dim=768, hidden_dim=3072, vocabulary=30522).layer_parameters == 84_934_656
 
 
 def test_forward_flops_are_those_that_torch_counts():
     from torch.utils.flop_counter import FlopCounterMode
-    from transformers import BertConfig, BertForMaskedLM
 
-    size = ModelSize(layers=2, dim=32, hidden_dim=64, vocabulary=100)
     config = BertConfig(
         vocab_size=100, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
     )
     model = BertForMaskedLM._from_config(config, attn_implementation="eager").eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.ones(3, 16, dtype=torch.long))
-    assert size.forward_flops(tokens=48, squared_lengths=3 * 16**2, head_rows=48) == counter.get_total_flops()
+    flops = model_size(model).forward_flops(tokens=48, squared_lengths=3 * 16**2, head_rows=48)
+    assert flops == counter.get_total_flops()
 
 
 @pytest.mark.parametrize(

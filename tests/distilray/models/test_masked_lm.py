@@ -5,15 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM, AutoTokenizer, BertModel, RobertaConfig, RobertaForMaskedLM, pipeline
+from transformers import AutoModelForMaskedLM, BertModel, RobertaConfig, RobertaForMaskedLM, pipeline
 
 from distilray.errors import InputError
 from distilray.models.heads import initialize_head_bias, is_head_parameter, vocabulary_logits
-from distilray.models.masked_lm import encode, load_masked_lm, save_model
-from distilray.models.precision import cpu_has_bf16, preferred_dtype
+from distilray.models.masked_lm import count_layer_parameters, encode, load_masked_lm, save_model
+from distilray.models.precision import autocast, compute_dtype, cpu_has_bf16, precision_of
 from distilray.models.student import create_student
 from distilray.pretraining_data.tokenizer import build_tokenizer, read_tokenizer
 from tests.tiny.words import WORDS
+
+HEAD_WEIGHT = "cls.predictions.transform.dense.weight"
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +23,11 @@ def student_dir(teacher_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("student")
     save_model(create_student(load_masked_lm(teacher_dir))[0], folder, read_tokenizer(teacher_dir))
     return str(folder)
+
+
+@pytest.fixture(params=["bert", "distilbert"])
+def model_dir(request, teacher_dir, student_dir):
+    return teacher_dir if request.param == "bert" else student_dir
 
 
 @pytest.fixture
@@ -35,8 +42,8 @@ def bare_dir(teacher_dir, tmp_path):
     return str(tmp_path / "bare")
 
 
-def random_batch(size=4, length=17, seed=1):
-    generator = torch.Generator().manual_seed(seed)
+def random_batch(size=4, length=17):
+    generator = torch.Generator().manual_seed(1)
     input_ids = torch.randint(5, 60, (size, length), generator=generator)
     lengths = torch.randint(5, length + 1, (size,), generator=generator)
     attention_mask = (torch.arange(length) < lengths[:, None]).long()
@@ -44,155 +51,49 @@ def random_batch(size=4, length=17, seed=1):
     return input_ids, attention_mask, token_type_ids
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
-def test_a_missing_file_is_named(copied, name):
-    (copied / name).unlink()
-    with pytest.raises(InputError, match=f"{copied}: no {name}"):
-        load_masked_lm(str(copied))
+def truncate(folder, length):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:length])
 
 
-@pytest.mark.parametrize("keep", [0, 7, 5000])
-def test_truncated_weights_are_named(copied, keep):
-    weights = copied / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:keep])
-    with pytest.raises(InputError, match=r"model\.safetensors: cannot be loaded"):
-        load_masked_lm(str(copied))
+def change_config(folder, **values):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | values))
 
 
-def test_a_config_that_is_no_json_is_named(copied):
-    (copied / "config.json").write_text("{")
-    with pytest.raises(InputError, match=r"config\.json: not a model config"):
-        load_masked_lm(str(copied))
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "model.safetensors").unlink(), r"model: no model\.safetensors"),
+        (lambda folder: (folder / "config.json").unlink(), r"model: no config\.json"),
+        (lambda folder: truncate(folder, 0), r"model\.safetensors: cannot be loaded"),
+        (lambda folder: truncate(folder, 7), r"model\.safetensors: cannot be loaded"),
+        (lambda folder: truncate(folder, 5000), r"model\.safetensors: cannot be loaded"),
+        (lambda folder: (folder / "config.json").write_text("{"), r"config\.json: not a model config"),
+        (
+            lambda folder: change_config(folder, intermediate_size=128),
+            r"\d+ weights are missing or of another shape, first bert\.encoder.*belong to the same model$",
+        ),
+        (lambda folder: change_config(folder, num_hidden_layers=5), r"16 weights are missing.*layer\.4"),
+    ],
+    ids=["no weights", "no config", "empty", "no header", "truncated", "not JSON", "other shapes", "more layers"],
+)
+@pytest.mark.parametrize("fresh_head", [False, True])
+def test_a_damaged_model_is_rejected(copied, damage, message, fresh_head):
+    damage(copied)
+    with pytest.raises(InputError, match=message):
+        load_masked_lm(str(copied), fresh_head=fresh_head)
 
 
-def test_weights_of_another_size_are_refused(copied):
-    config = json.loads((copied / "config.json").read_text())
-    (copied / "config.json").write_text(json.dumps(config | {"intermediate_size": 128}))
-    with pytest.raises(
-        InputError, match=r"are missing or of another shape, first bert\.encoder.*belong to the same model$"
-    ):
-        load_masked_lm(str(copied))
-
-
-def test_a_model_with_more_layers_than_weights_is_refused(copied):
-    config = json.loads((copied / "config.json").read_text())
-    (copied / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 5}))
-    with pytest.raises(InputError, match=r"16 weights are missing.*layer\.4"):
-        load_masked_lm(str(copied), fresh_head=True)
-
-
-def test_another_architecture_is_refused_by_name(tmp_path):
-    config = RobertaConfig(
-        vocab_size=60, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
-    )
-    RobertaForMaskedLM(config).save_pretrained(tmp_path)
+def test_another_architecture_is_rejected_by_name(tmp_path):
+    size = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    RobertaForMaskedLM(RobertaConfig(**size, intermediate_size=16)).save_pretrained(tmp_path)
     with pytest.raises(InputError, match="model type roberta is not supported; use bert or distilbert"):
         load_masked_lm(str(tmp_path))
 
 
-def test_an_encoder_without_a_head_is_rejected_with_the_fix(bare_dir):
-    with pytest.raises(InputError, match=r"missing.*cls\..*jobs\.train_teacher"):
-        load_masked_lm(bare_dir)
-
-
-def test_with_a_fresh_head_the_encoder_keeps_its_weights(bare_dir, teacher_dir):
-    bare = BertModel.from_pretrained(bare_dir, add_pooling_layer=False)
-    model = load_masked_lm(bare_dir, fresh_head=True)
-    assert model.bert.state_dict().keys() == bare.state_dict().keys()
-    for name, tensor in bare.state_dict().items():
-        assert torch.equal(model.bert.state_dict()[name], tensor), name
-    fresh, trained = model.state_dict(), load_masked_lm(teacher_dir).state_dict()
-    name = "cls.predictions.transform.dense.weight"
-    assert not torch.equal(fresh[name], trained[name])
-    assert torch.equal(fresh["cls.predictions.decoder.weight"], trained["bert.embeddings.word_embeddings.weight"])
-
-
-def test_a_fresh_head_follows_the_torch_seed(bare_dir):
-    heads = []
-    for seed in (1, 1, 2):
-        torch.manual_seed(seed)
-        heads.append(load_masked_lm(bare_dir, fresh_head=True).cls.predictions.transform.dense.weight)
-    assert torch.equal(heads[0], heads[1])
-    assert not torch.equal(heads[0], heads[2])
-
-
-def test_a_loaded_model_is_in_eval_mode_and_fp32(teacher_dir, student_dir):
-    for folder in (teacher_dir, student_dir):
-        model = load_masked_lm(folder)
-        assert not any(module.training for module in model.modules())
-        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-
-
-def test_encoder_and_head_together_are_the_forward_pass_of_transformers(teacher_dir, student_dir):
-    input_ids, attention_mask, token_type_ids = random_batch()
-    for folder, extra in ((teacher_dir, {"token_type_ids": token_type_ids}), (student_dir, {})):
-        reference = AutoModelForMaskedLM.from_pretrained(folder).eval()
-        model = load_masked_lm(folder)
-        with torch.no_grad():
-            expected = reference(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True, **extra)
-            hidden = encode(model, input_ids, attention_mask, token_type_ids)
-            logits = vocabulary_logits(model, hidden)
-            rows = vocabulary_logits(model, hidden.flatten(0, 1)[[3, 20]])
-        torch.testing.assert_close(hidden, expected.hidden_states[-1], rtol=0, atol=0)
-        torch.testing.assert_close(logits, expected.logits, rtol=1e-6, atol=1e-6)
-        torch.testing.assert_close(rows, expected.logits.flatten(0, 1)[[3, 20]], rtol=1e-5, atol=1e-5)
-
-
-def test_the_token_types_reach_the_teacher(teacher_dir):
-    model = load_masked_lm(teacher_dir)
-    input_ids, attention_mask, token_type_ids = random_batch()
-    with torch.no_grad():
-        typed = encode(model, input_ids, attention_mask, token_type_ids)
-        untyped = encode(model, input_ids, attention_mask, None)
-    assert not torch.allclose(typed, untyped)
-
-
-def test_padding_changes_no_hidden_state_of_a_real_token(teacher_dir, student_dir):
-    input_ids, attention_mask, token_type_ids = random_batch(size=1, length=12)
-    attention_mask = torch.ones_like(attention_mask)
-    padded = [torch.nn.functional.pad(tensor, (0, 6)) for tensor in (input_ids, attention_mask, token_type_ids)]
-    for folder in (teacher_dir, student_dir):
-        model = load_masked_lm(folder)
-        with torch.no_grad():
-            whole = encode(model, input_ids, attention_mask, token_type_ids)
-            torch.testing.assert_close(encode(model, *padded)[:, :12], whole, rtol=1e-5, atol=1e-5)
-
-
-def test_a_saved_model_gives_the_same_ids_and_logits_in_transformers(teacher_dir, student_dir):
-    text = "paris is the capital city of france, and the river was big!"
-    for folder in (teacher_dir, student_dir):
-        tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForMaskedLM.from_pretrained(folder).eval()
-        inputs = tokenizer(text, return_tensors="pt")
-        assert inputs["input_ids"][0].tolist() == build_tokenizer(read_tokenizer(folder)).encode(text).ids
-        assert ("token_type_ids" in inputs) == (model.config.model_type == "bert")
-        assert tokenizer.model_max_length == model.config.max_position_embeddings
-        ours = load_masked_lm(folder)
-        with torch.no_grad():
-            hidden = encode(ours, inputs["input_ids"], inputs["attention_mask"], inputs.get("token_type_ids"))
-            torch.testing.assert_close(vocabulary_logits(ours, hidden), model(**inputs).logits, rtol=1e-6, atol=1e-6)
-
-
-def test_a_saved_model_answers_in_the_fill_mask_pipeline_of_transformers(teacher_dir, student_dir):
-    text = "paris is the [MASK] of france."
-    for folder in (teacher_dir, student_dir):
-        ids = torch.tensor([build_tokenizer(read_tokenizer(folder)).encode(text).ids])
-        model = load_masked_lm(folder)
-        with torch.no_grad():
-            hidden = encode(model, ids, torch.ones_like(ids), torch.zeros_like(ids))
-            best = vocabulary_logits(model, hidden)[ids == 4].softmax(1).topk(3)
-        answers = pipeline("fill-mask", model=folder, top_k=3)(text)
-        assert [answer["token"] for answer in answers] == best.indices[0].tolist()
-        assert [answer["score"] for answer in answers] == pytest.approx(best.values[0].tolist(), rel=1e-5)
-
-
-def test_the_tokenizer_of_a_saved_model_is_the_one_it_was_saved_with(teacher_dir, student_dir):
-    assert read_tokenizer(student_dir) == read_tokenizer(teacher_dir)
-
-
-def test_code_in_a_model_folder_never_runs_and_nobody_is_asked_whether_it_may(copied, tmp_path, monkeypatch):
-    config = json.loads((copied / "config.json").read_text())
-    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig"}}
-    (copied / "config.json").write_text(json.dumps(config))
+def test_code_in_a_model_folder_never_runs_also_if_the_user_would_consent(copied, tmp_path, monkeypatch):
+    change_config(copied, model_type="own", auto_map={"AutoConfig": "own.OwnConfig"})
     (copied / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     monkeypatch.setattr("builtins.input", lambda *_: "y")
     with pytest.raises(InputError, match=r"config.json: not a model config"):
@@ -200,16 +101,93 @@ def test_code_in_a_model_folder_never_runs_and_nobody_is_asked_whether_it_may(co
     assert not (tmp_path / "ran").exists()
 
 
-def test_the_head_parameters_are_those_that_a_bare_encoder_lacks(teacher_dir, student_dir):
-    for folder, encoder in ((teacher_dir, "bert."), (student_dir, "distilbert.")):
-        names = [name for name, _ in load_masked_lm(folder).named_parameters()]
-        assert {name for name in names if is_head_parameter(name)} == {n for n in names if not n.startswith(encoder)}
-        assert any(is_head_parameter(name) for name in names)
+def test_an_encoder_without_a_head_is_rejected_with_the_fix(bare_dir):
+    with pytest.raises(InputError, match=r"missing.*cls\..*jobs\.train_teacher"):
+        load_masked_lm(bare_dir)
 
 
-def test_the_preferred_dtype_of_a_cpu_is_bf16_exactly_where_it_computes_in_it():
-    expected = torch.bfloat16 if cpu_has_bf16() else torch.float32
-    assert preferred_dtype(torch.device("cpu")) == expected
+def test_a_fresh_head_follows_the_torch_seed_and_the_encoder_keeps_its_weights(bare_dir, teacher_dir):
+    heads = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        model = load_masked_lm(bare_dir, fresh_head=True)
+        heads.append(model.state_dict()[HEAD_WEIGHT])
+    trained = load_masked_lm(teacher_dir).state_dict()
+    assert torch.equal(heads[0], heads[1])
+    assert not any(torch.equal(heads[0], other) for other in (heads[2], trained[HEAD_WEIGHT]))
+    encoder = BertModel.from_pretrained(bare_dir, add_pooling_layer=False).state_dict()
+    assert model.bert.state_dict().keys() == encoder.keys()
+    assert all(torch.equal(model.bert.state_dict()[name], tensor) for name, tensor in encoder.items())
+    assert model.cls.predictions.decoder.weight is model.bert.embeddings.word_embeddings.weight
+
+
+def test_a_loaded_model_is_in_eval_mode_and_fp32(model_dir):
+    model = load_masked_lm(model_dir)
+    assert not any(module.training for module in model.modules())
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+@torch.no_grad()
+def test_encoder_and_head_compute_the_forward_pass_of_transformers(model_dir):
+    input_ids, attention_mask, token_type_ids = random_batch()
+    peer, model = AutoModelForMaskedLM.from_pretrained(model_dir).eval(), load_masked_lm(model_dir)
+    segments = {"token_type_ids": token_type_ids} if peer.config.model_type == "bert" else {}
+    expected = peer(input_ids, attention_mask=attention_mask, output_hidden_states=True, **segments)
+    hidden = encode(model, input_ids, attention_mask, token_type_ids)
+    torch.testing.assert_close(hidden, expected.hidden_states[-1], rtol=0, atol=0)
+    torch.testing.assert_close(vocabulary_logits(model, hidden), expected.logits, rtol=1e-6, atol=1e-6)
+    rows = vocabulary_logits(model, hidden.flatten(0, 1)[[3, 20]])
+    torch.testing.assert_close(rows, expected.logits.flatten(0, 1)[[3, 20]], rtol=1e-5, atol=1e-5)
+    untyped = encode(model, input_ids, attention_mask, None)
+    assert torch.allclose(hidden, untyped) == (peer.config.model_type == "distilbert")
+
+
+@torch.no_grad()
+def test_padding_does_not_change_the_hidden_states_of_tokens(model_dir):
+    input_ids, _, token_type_ids = random_batch(size=1, length=12)
+    inputs = input_ids, torch.ones_like(input_ids), token_type_ids
+    model = load_masked_lm(model_dir)
+    padded = encode(model, *[torch.nn.functional.pad(tensor, (0, 6)) for tensor in inputs])
+    torch.testing.assert_close(padded[:, :12], encode(model, *inputs), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_saved_model_has_the_same_ids_logits_and_answers_in_transformers(model_dir, teacher_dir):
+    text = "paris is the [MASK] of france, and the river was big!"
+    peer = pipeline("fill-mask", model=model_dir, top_k=3)
+    inputs = peer.tokenizer(text, return_tensors="pt")
+    ids = inputs["input_ids"]
+    assert ids[0].tolist() == build_tokenizer(read_tokenizer(model_dir)).encode(text).ids
+    assert ("token_type_ids" in inputs) == (peer.model.config.model_type == "bert")
+    assert peer.tokenizer.model_max_length == peer.model.config.max_position_embeddings
+    assert peer.model.config.architectures == [type(peer.model).__name__]
+    model = load_masked_lm(model_dir)
+    logits = vocabulary_logits(model, encode(model, ids, torch.ones_like(ids), torch.zeros_like(ids)))
+    torch.testing.assert_close(logits, peer.model(**inputs).logits, rtol=1e-6, atol=1e-6)
+    best = logits[ids == 4].softmax(1).topk(3)
+    answers = peer(text)
+    assert [answer["token"] for answer in answers] == best.indices[0].tolist()
+    assert [answer["score"] for answer in answers] == pytest.approx(best.values[0].tolist(), rel=1e-5)
+    assert read_tokenizer(model_dir) == read_tokenizer(teacher_dir)
+
+
+def test_the_head_parameters_are_those_outside_the_encoder(model_dir):
+    model = load_masked_lm(model_dir)
+    names = [name for name, _ in model.named_parameters()]
+    head = {name for name in names if not name.startswith(f"{model.config.model_type}.")}
+    assert {name for name in names if is_head_parameter(name)} == head != set()
+    in_layers = [parameter.numel() for name, parameter in model.named_parameters() if ".layer." in name]
+    assert count_layer_parameters(model) == sum(in_layers)
+
+
+def test_auto_precision_is_bf16_on_a_cpu_that_computes_in_it():
+    device = torch.device("cpu")
+    assert compute_dtype("auto", device) == (torch.bfloat16 if cpu_has_bf16() else torch.float32)
+    for precision, dtype in {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}.items():
+        assert compute_dtype(precision, device) == dtype
+        assert precision_of(dtype) == precision
+        with autocast(device, dtype):
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
 
 
 def test_the_words_of_the_tiny_pipeline_are_single_tokens(teacher_dir):
@@ -217,18 +195,14 @@ def test_the_words_of_the_tiny_pipeline_are_single_tokens(teacher_dir):
     assert {len(tokenizer.encode(word, add_special_tokens=False).ids) for word in WORDS} == {1}
 
 
-def test_a_fresh_head_starts_with_the_log_frequencies_of_the_tokens(teacher_dir):
+def test_only_a_fresh_head_starts_with_the_log_frequencies_of_the_tokens(teacher_dir):
     model = load_masked_lm(teacher_dir)
-    model.cls.predictions.bias.data.zero_()
-    counts = np.arange(model.config.vocab_size, dtype=np.int64)
+    bias = model.cls.predictions.bias.data.zero_()
+    counts = np.arange(len(bias) - 3, dtype=np.int64)  # the head has three outputs more than the tokenizer tokens
     assert initialize_head_bias(model, counts)
-    likelihood = model.cls.predictions.bias.exp()
-    assert torch.allclose(likelihood.sum(), torch.tensor(1.0))
-    assert torch.allclose(likelihood[20] / likelihood[10], torch.tensor(20.1 / 10.1))
-
-
-def test_a_trained_head_keeps_its_bias(teacher_dir):
-    model = load_masked_lm(teacher_dir)
-    model.cls.predictions.bias.data.fill_(0.5)
-    assert not initialize_head_bias(model, np.ones(model.config.vocab_size, dtype=np.int64))
-    assert (model.cls.predictions.bias == 0.5).all()
+    assert torch.allclose(bias.exp().sum(), torch.tensor(1.0))
+    assert torch.allclose((bias[20] - bias[10]).exp(), torch.tensor(20.1 / 10.1))
+    assert torch.equal(bias[-3:], bias[:1].expand(3))
+    initialized = bias.clone()
+    assert not initialize_head_bias(model, counts[::-1])
+    assert torch.equal(bias, initialized)

@@ -1,4 +1,5 @@
 import json
+import shutil
 import statistics
 
 import pytest
@@ -20,215 +21,195 @@ from tests.tiny.runs import (
     write_run,
 )
 
-SAME = {1: 0.6, 2: 0.6, 3: 0.6}
+pytestmark = pytest.mark.usefixtures("without_charts")
+NO_KL_WEIGHTS, OTHER_WEIGHTS = "c3" * 32, "d4" * 32
+ALL = ("student", "no-kl", "teacher", "glue", "glue-no-kl", "glue-again", "glue-teacher", "fill_mask", "efficiency")
+RTE = {1: 0.6, 2: 0.6, 3: 0.6}
 
 
-def figures_of(found):
-    values = sorted(found.values())
-    return {"median": statistics.median(values), "mean": statistics.fmean(values), "std": 0.0, "seeds": len(values),
-            "min": values[0], "max": values[-1]}  # fmt: skip
-
-
-def scored(weights, values, *, config=None):
-    """Write a GLUE run with a score by task and seed."""
-    rows = [
-        {"task": task, "metric": "score", "seed": seed, "value": value}
-        for task, found in values.items()
-        for seed, value in found.items()
-    ]
-    summary = {task: dict.fromkeys((SCORE, *TASKS[task].metrics), figures_of(found)) for task, found in values.items()}
+def glue(weights, values, **config):
+    """Return a GLUE run with a score by task and seed."""
+    summary, rows, baseline = {}, [], {"cola": 0.0, "rte": 0.5}
+    for task, by_seed in values.items():
+        scores = sorted(by_seed.values())
+        figures = {"median": statistics.median(scores), "mean": statistics.fmean(scores), "min": scores[0]}
+        figures |= {"max": scores[-1], "std": 0.0, "seeds": len(scores)}
+        summary[task] = dict.fromkeys((SCORE, *TASKS[task].metrics), figures)
+        rows += [{"task": task, "metric": SCORE, "seed": seed, "value": value} for seed, value in by_seed.items()]
+    majority = {task: dict.fromkeys(summary[task], baseline[task]) for task in values}
     scores = {"model_hash": weights, "tasks": list(values), "missing": [], "summary": summary, "rows": rows}
-    baseline = {"cola": 0.0, "rte": 0.5}
-    scores |= {"majority": {task: dict.fromkeys((SCORE, *TASKS[task].metrics), baseline[task]) for task in values}}
-    scores["remarks"] = {}
-    return {"files": {"scores.json": scores}, "config": {"seed": 56, **(config or {})}}
+    return {
+        "files": {"scores.json": {**scores, "majority": majority, "remarks": {}}},
+        "config": {"seed": 56, **config},
+    }
 
 
 def student(weights, **changes):
-    found = distillation()
-    found["outputs"]["model/model.safetensors"]["sha256"] = weights
-    found["config"] |= {"student": {"initialization": "teacher"}, **changes}
-    found["files"]["heldout.jsonl"] = '{"step": 30, "mlm": 2.0, "hit@1": 0.3, "agreement": 0.5}\n'
-    return found
+    run = distillation()
+    run["outputs"]["model/model.safetensors"]["sha256"] = weights
+    run["config"] |= {"student": {"initialization": "teacher"}, **changes}
+    run["files"]["heldout.jsonl"] = '{"step": 30, "mlm": 2.0, "hit@1": 0.3, "agreement": 0.5}\n'
+    return run
 
 
-@pytest.fixture
-def line(tmp_path):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
     """Runs of two models, a variant without the KL loss, and the student distilled again on each task."""
-    hashes = {"teacher": write_run(tmp_path / "teacher", "train_teacher", **training(TEACHER_WEIGHTS))}
-    read = {"teacher": known(hashes["teacher"])}
+    folder, inputs = tmp_path_factory.mktemp("runs"), {}
+
+    def write(name, job, values, **input_names):
+        read = {key: inputs[run] for key, run in input_names.items()}
+        inputs[name] = known(write_run(folder / name, job, inputs=read, **values))
+
     losses = {**distillation()["config"]["losses"], "alpha_ce": 0.0}
-    hashes["student"] = write_run(tmp_path / "student", "distill", inputs=read, **student(STUDENT_WEIGHTS))
-    hashes["no-kl"] = write_run(tmp_path / "no-kl", "distill", inputs=read, **student("c3" * 32, losses=losses))
-    teacher = scored(TEACHER_WEIGHTS, {"cola": {1: 0.4, 2: 0.5, 3: 0.6}, "rte": SAME})
-    hashes["glue-teacher"] = write_run(
-        tmp_path / "glue-teacher", "evaluate_glue", inputs={"model": known(hashes["teacher"])}, **teacher
-    )
-    beside = {"teacher": known(hashes["glue-teacher"])}
-    for name, model, found in (
-        ("glue", "student", scored(STUDENT_WEIGHTS, {"cola": {1: 0.3, 2: 0.4, 3: 0.5}, "rte": SAME})),
-        ("glue-no-kl", "no-kl", scored("c3" * 32, {"cola": {1: 0.1, 2: 0.2}, "rte": {1: 0.5}})),
-        (
-            "glue-again",
-            "student",
-            scored(STUDENT_WEIGHTS, {"cola": {1: 0.4}, "rte": {1: 0.6}}, config={"distillation": {"alpha": 0.5}}),
-        ),
-    ):  # fmt: skip
-        write_run(tmp_path / name, "evaluate_glue", inputs={"model": known(hashes[model]), **beside}, **found)
-    both = {"teacher": known(hashes["teacher"]), "student": known(hashes["student"])}
-    write_run(tmp_path / "fill_mask", "evaluate_fill_mask", inputs=both, **fill_mask())
-    cost = efficiency()
-    models = cost["files"]["efficiency.json"]["models"]
+    write("teacher", "train_teacher", training(TEACHER_WEIGHTS))
+    write("student", "distill", student(STUDENT_WEIGHTS), teacher="teacher")
+    write("no-kl", "distill", student(NO_KL_WEIGHTS, losses=losses), teacher="teacher")
+    of_teacher = glue(TEACHER_WEIGHTS, {"cola": {1: 0.4, 2: 0.5, 3: 0.6}, "rte": RTE})
+    write("glue-teacher", "evaluate_glue", of_teacher, model="teacher")
+    of_student = glue(STUDENT_WEIGHTS, {"cola": {1: 0.3, 2: 0.4, 3: 0.5}, "rte": RTE})
+    write("glue", "evaluate_glue", of_student, model="student", teacher="glue-teacher")
+    of_variant = glue(NO_KL_WEIGHTS, {"cola": {1: 0.1, 2: 0.2}, "rte": {1: 0.5}})
+    write("glue-no-kl", "evaluate_glue", of_variant, model="no-kl", teacher="glue-teacher")
+    again = glue(STUDENT_WEIGHTS, {"cola": {1: 0.4}, "rte": {1: 0.6}}, distillation={"alpha": 0.5})
+    write("glue-again", "evaluate_glue", again, model="student", teacher="glue-teacher")
+    write("fill_mask", "evaluate_fill_mask", fill_mask(), teacher="teacher", student="student")
+    costs = efficiency()
+    models = costs["files"]["efficiency.json"]["models"]
     models["teacher"] = {**models["student"], "latency_ms": 40.0, "layer_parameters": 85_000_000}
     models["student"]["layer_parameters"] = 42_500_000
-    timed = {f"models.{name}": entry for name, entry in both.items()}
-    write_run(tmp_path / "efficiency", "measure_efficiency", inputs=timed, **cost)
-    return tmp_path
+    write("efficiency", "measure_efficiency", costs, **{"models.teacher": "teacher", "models.student": "student"})
+    return folder
 
 
-ALL = ("student", "no-kl", "teacher", "glue", "glue-no-kl", "glue-again", "glue-teacher", "fill_mask", "efficiency")
+def runs_of(folder, *names):
+    return read_runs([str(folder / name) for name in names])
 
 
-def runs_of(line, *names):
-    return read_runs([str(line / name) for name in names])
-
-
-def cells_of(runs):
-    table = variants_table(find_variants(runs))
+def rows_of(table):
+    """Return the cells of each row with their headings, which may repeat."""
     headings = [str(column.header) for column in table.columns]
     rows = zip(*(list(column.cells) for column in table.columns), strict=True)
     return {row[0]: list(zip(headings, row, strict=True)) for row in rows}
 
 
 def claim_of(runs):
-    """Return the cells of each row by heading."""
-    table = claim_table(claim_rows(runs))
-    headings = [str(column.header) for column in table.columns]
-    rows = zip(*(list(column.cells) for column in table.columns), strict=True)
-    return {row[0]: dict(zip(headings, row, strict=True)) for row in rows}
+    return {name: dict(cells) for name, cells in rows_of(claim_table(claim_rows(runs))).items()}
 
 
-def test_what_is_kept_of_each_task_and_of_their_mean_stands_beside_the_papers(line):
-    found = claim_of(runs_of(line, *ALL))
-    assert found["GLUE: cola"] == {
-        "": "GLUE: cola",
-        "majority": "0.0",
-        "teacher": "50.0 (40.0 to 60.0)",
-        "student": "40.0 (30.0 to 50.0)",
-        "kept": "80.0%",
-        "kept above chance": "80.0%",
-        "BERT base": "56.3",
-        "DistilBERT": "51.3",
-        "kept in the paper": "91.1%",
-        "above chance in the paper": "91.1%",
+def variants_of(runs):
+    return rows_of(variants_table(find_variants(runs)))
+
+
+@pytest.mark.parametrize(
+    ("name", "ours", "paper"),
+    [
+        (
+            "GLUE: cola",
+            ["0.0", "50.0 (40.0 to 60.0)", "40.0 (30.0 to 50.0)", "80.0%", "80.0%"],
+            ["56.3", "51.3", "91.1%", "91.1%"],
+        ),
+        # The paper: 59.9 of 69.3; above 52.7, the majority of RTE's dev rows, 7.2 of 16.6.
+        (
+            "GLUE: rte",
+            ["50.0", "60.0 (60.0 to 60.0)", "60.0 (60.0 to 60.0)", "100.0%", "100.0%"],
+            ["69.3", "59.9", "86.4%", "43.4%"],
+        ),
+        # 50 of 55; above the mean majority of 25, 25 of 30. The paper: 111.2 of 125.6; above 0 and 52.7, 58.5 of 72.9.
+        ("GLUE: mean of cola, rte", ["25.0", "55.0", "50.0", "90.9%", "83.3%"], ["62.8", "55.6", "88.5%", "80.2%"]),
+        # Of nine tasks 77.0 of 79.5; of eight 636.7 of 662.0, and above baselines of 293.2 in total 343.5 of 368.8.
+        ("GLUE: mean of all nine without wnli", ["", "", "", "", ""], ["82.8", "79.6", "96.2%", "93.1%"]),
+        ("fill-mask: hit@10", ["", "0.500", "0.300", "60.0%", ""], ["", "", "", ""]),
+        (
+            "parameters of the layers",
+            ["", "85,000,000", "42,500,000", "50.0%", ""],
+            ["85 M", "43 M", "50.0%", ""],
+        ),
+        (
+            "latency, ms (CPU, fp32, batch 1, median)",
+            ["", "40.0", "20.0", "50.0%", ""],
+            ["668 s", "410 s", "61.4%", ""],
+        ),
+    ],
+)  # fmt: skip
+def test_the_student_is_compared_with_its_teacher_next_to_the_paper(folder, name, ours, paper):
+    assert claim_of(runs_of(folder, *ALL))[name] == {
+        "": name,
+        **dict(zip(("majority", "teacher", "student", "kept", "kept above chance"), ours, strict=True)),
+        **dict(zip(("BERT base", "DistilBERT", "kept in the paper", "above chance in the paper"), paper, strict=True)),
     }
-    rte = found["GLUE: rte"]
-    assert (rte["majority"], rte["kept"], rte["kept above chance"]) == ("50.0", "100.0%", "100.0%")
-    # 59.9 of 69.3; above 52.7, the majority of RTE's dev rows, 7.2 of 16.6.
-    assert (rte["kept in the paper"], rte["above chance in the paper"]) == ("86.4%", "43.4%")
-    mean = found["GLUE: mean of cola, rte"]
-    # 50 of 55; above the mean majority of 25, 25 of 30.
-    assert [mean[key] for key in ("teacher", "student", "kept", "kept above chance")] == [
-        "55.0",
-        "50.0",
-        "90.9%",
-        "83.3%",
-    ]
-    # 111.2 of 125.6; above 0 and 52.7, 58.5 of 72.9.
-    assert (mean["kept in the paper"], mean["above chance in the paper"]) == ("88.5%", "80.2%")
 
 
-def test_the_papers_mean_of_all_tasks_leaves_out_the_one_at_chance(line):
-    nine = claim_of(runs_of(line, *ALL))["GLUE: mean of all nine without wnli"]
-    # Of its nine tasks 77.0 of 79.5; of eight 636.7 of 662.0, above 293.2 of baselines 343.5 of 368.8.
-    assert (nine["kept in the paper"], nine["above chance in the paper"]) == ("96.2%", "93.1%")
-    assert (nine["BERT base"], nine["DistilBERT"]) == ("82.8", "79.6")  # 662.0 and 636.7 of eight
-
-
-def test_a_task_on_which_the_teacher_is_at_chance_is_left_out_of_the_mean(line):
-    found = json.loads((line / "glue-teacher/scores.json").read_text())
-    for figures in found["summary"]["rte"].values():
-        figures |= {"median": 0.55}  # three standard errors of 277 rows are nine points
-    (line / "glue-teacher/scores.json").write_text(json.dumps(found))
-    runs = runs_of(line, *ALL)
-    lines = claim_of(runs)
-    assert lines["GLUE: mean of cola"]["kept above chance"] == "80.0%"
-    assert lines["GLUE: rte"]["kept above chance"] == ""
-    assert lines["GLUE: mean of all these"]["kept"] == "95.2%"  # 50 of 52.5
+def test_a_task_on_which_the_teacher_is_at_chance_is_excluded_from_the_mean(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    file = copy / "glue-teacher/scores.json"
+    scores = json.loads(file.read_text())
+    for figures in scores["summary"]["rte"].values():
+        figures["median"] = 0.55  # three standard errors of 277 rows are nine points
+    file.write_text(json.dumps(scores))
+    runs = runs_of(copy, *ALL)
+    claim = claim_of(runs)
+    assert claim["GLUE: mean of cola"]["kept above chance"] == "80.0%"
+    assert claim["GLUE: rte"]["kept above chance"] == ""
+    assert claim["GLUE: mean of all these"]["kept"] == "95.2%"  # 50 of 52.5
     page = report_page(runs, "tiny")
     assert "Left out: rte (teacher less than 3 standard errors above the majority baseline)." in page
     assert "have no intervals: these need the dev predictions of both models" in page
 
 
-def test_size_speed_and_fill_mask_are_shares_of_the_teacher(line):
-    found = claim_of(runs_of(line, *ALL))
-    assert [cell for cell in found["parameters of the layers"].values() if cell][1:] == [
-        "85,000,000",
-        "42,500,000",
-        "50.0%",
-        "85 M",
-        "43 M",
-        "50.0%",
-    ]
-    latency = found["latency, ms (CPU, fp32, batch 1, median)"]
-    assert (latency["teacher"], latency["student"], latency["kept"]) == ("40.0", "20.0", "50.0%")
-    assert found["fill-mask: hit@10"]["kept"] == "60.0%"
+@pytest.mark.parametrize(
+    ("names", "paper"),
+    [
+        (["student", "teacher", "fill_mask"], []),
+        ([name for name in ALL if name != "glue"], ["BERT base", "DistilBERT", "kept in the paper"]),
+    ],
+    ids=["none", "distilled again"],
+)
+def test_the_claim_has_no_glue_rows_without_a_plain_fine_tuning_of_the_student(folder, names, paper):
+    runs = runs_of(folder, *names)
+    claim = claim_of(runs)
+    assert list(claim["fill-mask: hit@10"]) == ["", "teacher", "student", "kept", *paper]
+    section = report_page(runs, "tiny").split('id="claim"')[1].split("</section>")[0]
+    assert "GLUE" not in section
+    assert "<p>" not in section
 
 
-def test_without_glue_the_claim_has_no_word_of_it_and_no_column_of_the_paper(line):
-    runs = runs_of(line, "student", "teacher", "fill_mask")
-    (name, cells), *_ = claim_of(runs).items()
-    assert (name, list(cells)) == ("fill-mask: hit@10", ["", "teacher", "student", "kept"])
-    claim = report_page(runs, "tiny").split('id="claim"')[1].split("</section>")[0]
-    assert "GLUE" not in claim
-    assert "<p>" not in claim
-
-
-def test_a_fine_tuning_with_a_teacher_is_not_what_the_student_is_compared_by(line):
-    names = [name for name in ALL if name != "glue"]
-    assert not [name for name, *_ in claim_rows(runs_of(line, *names)) if name.startswith("GLUE")]
-
-
-def test_without_any_measure_of_both_there_is_no_claim(line):
-    assert claim_rows(runs_of(line, "student", "teacher")) == []
-    assert 'id="claim"' not in report_page(runs_of(line, "student", "teacher"), "tiny")
-
-
-def test_the_page_shows_both_tables(line):
-    page = report_page(runs_of(line, *ALL), "tiny")
+def test_the_page_has_a_table_of_variants_only_for_several_students(folder):
+    page = report_page(runs_of(folder, *ALL), "tiny")
     assert 'id="claim"' in page
-    assert 'id="variants"' in page
-    assert "losses.alpha_ce 0" in page
+    assert "losses.alpha_ce 0" in page.split('id="variants"')[1]
+    assert 'id="variants"' not in report_page(runs_of(folder, "student", "teacher", "glue"), "tiny")
 
 
-def test_a_variant_is_compared_over_the_tasks_and_seeds_that_both_have(line):
-    cells = cells_of(runs_of(line, *ALL))
-    assert dict(cells["no-kl"])["differs in"] == "losses.alpha_ce 0"
+def test_the_page_has_no_claim_without_a_measure_of_both_models(folder):
+    runs = runs_of(folder, "student", "teacher")
+    assert claim_rows(runs) == []
+    assert 'id="claim"' not in report_page(runs, "tiny")
+
+
+def test_variants_are_compared_on_the_tasks_and_seeds_that_both_have(folder):
+    variants = variants_of(runs_of(folder, *ALL))
+    again = "student, distilled again on each task"
+    assert list(variants) == ["student", again, "no-kl"]
     # CoLA: (0.1 - 0.3 + 0.2 - 0.4) / 2, RTE: 0.5 - 0.6 of seed 1; their mean. Seeds spread by 0.0083 (pooled variance).
-    assert cells["no-kl"][-2:] == [("change", "-15.0 ± 4.6"), ("paper", "-2.96")]
-    assert dict(cells["no-kl"])["cola"] == "15.0"
-    assert dict(cells["no-kl"])["pseudo-perplexity"] == "7.4"
+    assert variants["no-kl"][-2:] == [("change", "-15.0 ± 4.6"), ("paper", "-2.96")]
+    expected = {"differs in": "losses.alpha_ce 0", "cola": "15.0", "pseudo-perplexity": "7.4", "agreement": "50.0"}
+    assert expected.items() <= dict(variants["no-kl"]).items()
+    assert variants["no-kl"][3] == ("change", "+0.0%")
+    assert variants[again][-2][1].startswith("+5.0")
+    assert variants[again][-1] == ("paper", "")
+    assert variants["student"][-2:] == [("change", ""), ("paper", "")]
 
 
-def test_tasks_that_a_variant_was_not_fine_tuned_on_are_left_out_for_all(line):
-    write_run(
-        line / "glue-cola",
-        "evaluate_glue",
-        inputs={"model": known(read_runs([str(line / "no-kl")]).subject.content_hash)},
-        **scored("c3" * 32, {"cola": {1: 0.1, 2: 0.2}}),
-    )
-    cells = cells_of(runs_of(line, *(name for name in ALL if name != "glue-no-kl"), "glue-cola"))
-    assert "rte" not in dict(cells["student"])
-    assert dict(cells["student"])["GLUE mean"] == "40.0"
-    assert cells["no-kl"][-2][1].startswith("-20.0")
-
-
-def test_the_second_distillation_is_a_row_of_its_own(line):
-    cells = cells_of(runs_of(line, *ALL))
-    assert list(cells) == ["student", "student, distilled again on each task", "no-kl"]
-    assert dict(cells["student, distilled again on each task"])["paper"] == ""
-    assert cells["student, distilled again on each task"][-2][1].startswith("+5.0")
-    assert cells["student"][-2:] == [("change", ""), ("paper", "")]
+def test_tasks_without_a_score_of_a_variant_are_excluded_for_all(folder, tmp_path):
+    model = {"model": known(runs_of(folder, "no-kl").subject.content_hash)}
+    scores = glue(NO_KL_WEIGHTS, {"cola": {1: 0.1, 2: 0.2}})
+    write_run(tmp_path / "glue-cola", "evaluate_glue", inputs=model, **scores)
+    names = [name for name in ALL if name != "glue-no-kl"]
+    variants = variants_of(runs_of(folder, *names, str(tmp_path / "glue-cola")))
+    assert "rte" not in dict(variants["student"])
+    assert dict(variants["student"])["GLUE mean"] == "40.0"
+    assert variants["no-kl"][-2][1].startswith("-20.0")
 
 
 @pytest.mark.parametrize(
@@ -238,18 +219,14 @@ def test_the_second_distillation_is_a_row_of_its_own(line):
         ({"max_steps": 800}, "max_steps 800"),
     ],
 )
-def test_a_student_that_the_paper_does_not_know_has_no_figure_of_it(line, changes, differs):
-    subject = read_runs([str(line / "student")]).subject
-    read = {name: known(entry["content_hash"]) for name, entry in subject.inputs.items()}
-    write_run(line / "other", "distill", inputs=read, **student("d4" * 32, **changes))
-    cells = dict(cells_of(runs_of(line, *ALL, "other"))["other"])
+def test_a_variant_that_is_not_in_the_paper_has_no_published_change(folder, tmp_path, changes, differs):
+    inputs = runs_of(folder, "student").subject.inputs
+    write_run(tmp_path / "other", "distill", inputs=inputs, **student(OTHER_WEIGHTS, **changes))
+    cells = dict(variants_of(runs_of(folder, *ALL, str(tmp_path / "other")))["other"])
     assert (cells["differs in"], cells["paper"]) == (differs, "")
 
 
-def test_students_of_another_teacher_are_no_variants(line):
-    write_run(line / "stranger", "distill", inputs={"teacher": known("f" * 64)}, **student("d4" * 32))
-    assert [variant.name for variant in find_variants(runs_of(line, "student", "stranger"))] == ["student"]
-
-
-def test_one_student_alone_has_no_table_of_variants(line):
-    assert 'id="variants"' not in report_page(runs_of(line, "student", "teacher", "glue"), "tiny")
+def test_students_of_another_teacher_are_not_variants(folder, tmp_path):
+    write_run(tmp_path / "stranger", "distill", inputs={"teacher": known("f" * 64)}, **student(OTHER_WEIGHTS))
+    variants = find_variants(runs_of(folder, "student", str(tmp_path / "stranger")))
+    assert [variant.name for variant in variants] == ["student"]

@@ -1,4 +1,4 @@
-"""Reports and cards of incomplete pipelines have whole sentences, no empty columns and no Python values."""
+"""Reports and cards of incomplete pipelines have complete sentences, no empty columns and no Python values."""
 
 import itertools
 import re
@@ -10,95 +10,56 @@ from distilray.config.report import ReportConfig
 from distilray.report.model_card import model_card
 from distilray.report.page import report_page
 from distilray.report.runs import read_runs
-from distilray.report.sections import training_curves, training_data
-from tests.tiny.runs import (
-    STUDENT_WEIGHTS,
-    compared_glue,
-    distillation,
-    efficiency,
-    fill_mask,
-    known,
-    write_line,
-    write_run,
-)
+from tests.tiny.runs import STUDENT_WEIGHTS, compared_glue, distillation, efficiency, fill_mask, known, write_run
 
 NAMES = (
-    "corpus",
-    "shards",
-    "tokenizer",
-    "teacher",
-    "student",
-    "fill_mask",
-    "fill_mask-alone",
-    "glue",
-    "glue-teacher",
-    "glue-compared",
-    "search",
-    "bias",
-    "export",
-    "efficiency",
-    "efficiency-both",
-    "glue_text",
-    "follows",
-    "cache",
+    *("corpus", "shards", "tokenizer", "teacher", "student", "fill_mask", "fill_mask-alone", "glue", "glue-teacher"),
+    *("glue-compared", "search", "bias", "export", "efficiency", "efficiency-both", "glue_text", "follows", "cache"),
     "bare-student",
 )
 SUBSETS = [
     *itertools.combinations(NAMES, 1),
     *(("student", name) for name in NAMES if name != "student"),
     *(("teacher", name) for name in ("fill_mask", "glue-teacher", "bias", "efficiency-both")),
-    *(tuple(name for name in NAMES if name != left_out) for left_out in ("", "corpus", "teacher", "student")),
+    *(tuple(name for name in NAMES if name != excluded) for excluded in ("", "corpus", "teacher", "student")),
     *(("student", "teacher", "glue", name) for name in ("glue-teacher", "glue-compared", "efficiency-both")),
-    ("corpus", "shards", "teacher", "student", "fill_mask", "bias", "export"),  # as the quickstart
+    ("corpus", "shards", "teacher", "student", "fill_mask", "bias", "export"),  # the quickstart
 ]
 
 
 @pytest.fixture(scope="module")
-def line(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("line")
-    hashes = write_line(folder)
+def paths(pipeline, tmp_path_factory):
+    """Paths of the complete pipeline and of further runs by name."""
+    complete, hashes = pipeline
+    folder = tmp_path_factory.mktemp("more")
     both = {name: known(hashes[name]) for name in ("teacher", "student")}
-    read = {"model": both["student"], "teacher": known("0" * 64)}  # the teacher's run is not in the report
-    write_run(folder / "glue-compared", "evaluate_glue", inputs=read, **compared_glue(STUDENT_WEIGHTS))
+    inputs = {"model": both["student"], "teacher": known("0" * 64)}  # the teacher's run is not in the report
+    write_run(folder / "glue-compared", "evaluate_glue", inputs=inputs, **compared_glue(STUDENT_WEIGHTS))
     alone = fill_mask()
-    del alone["files"]["scores.json"]["teacher"], alone["files"]["scores.json"]["agreement"]
-    alone["files"]["scores.json"]["intervals"] = {"level": 0.95, "student": {"hit@1": None}}
+    scores = alone["files"]["scores.json"]
+    del scores["teacher"], scores["agreement"]
+    scores["intervals"] = {"level": 0.95, "student": {"hit@1": None}}
     write_run(folder / "fill_mask-alone", "evaluate_fill_mask", inputs={"student": both["student"]}, **alone)
     cost = efficiency()
     cost["files"]["efficiency.json"]["models"]["teacher"] = {"parameters": 110_000_000, "latency_ms": 40.0}
     models = {f"models.{name}": entry for name, entry in both.items()}
     write_run(folder / "efficiency-both", "measure_efficiency", inputs=models, **cost)
-    for name, job in (
-        ("glue_text", "write_glue_text"),
-        ("follows", "build_next_sentence_task"),
-        ("cache", "cache_teacher"),
-    ):
+    jobs = {"glue_text": "write_glue_text", "follows": "build_next_sentence_task", "cache": "cache_teacher"}
+    for name, job in jobs.items():
         write_run(folder / name, job)
     write_run(folder / "tokenizer", "train_tokenizer", counts={"vocabulary": 30_000, "tokenizer_hash": "d4" * 32})
-    bare = distillation()
-    bare |= {"counts": {"steps": 1}, "config": {}, "files": {}}
+    bare = distillation() | {"counts": {"steps": 1}, "config": {}, "files": {}}
     bare["outputs"] = {"model/model.safetensors": {"bytes": 5, "sha256": "e5" * 32}}
     write_run(folder / "bare-student", "distill", **bare)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def without_charts(monkeypatch):
-    """Skip the charts, which take most of the time and have separate tests."""
-    for section, name in ((training_curves, "line_chart"), (training_data, "bar_chart")):
-        monkeypatch.setattr(section, name, lambda *_, **__: "")
-
-
-def runs_of(line, names):
-    return read_runs([str(line / name) for name in names])
+    return {path.name: str(path) for parent in (complete, folder) for path in parent.iterdir()}
 
 
 class Page(HTMLParser):
-    """Parser that collects tables by row, and the texts of paragraphs, list items, captions and headings."""
+    """Parser that collects the cells of tables and the text of other elements by tag."""
 
     def __init__(self, page):
         super().__init__()
-        self.tables, self.paragraphs, self.texts, self._open = [], [], [], ""
+        self.tables, self.texts, self._open = [], [], ""
         self.feed(page)
 
     def handle_starttag(self, tag, attrs):
@@ -109,17 +70,15 @@ class Page(HTMLParser):
         elif tag in ("th", "td"):
             self.tables[-1][-1].append("")
         elif tag in ("p", "li", "h1", "h2", "h3", "caption", "dt", "dd", "figcaption"):
-            (self.paragraphs if tag == "p" else self.texts).append("")
+            self.texts.append([tag, ""])
         if tag not in ("code", "strong", "span", "a", "br"):
             self._open = tag
 
-    def handle_data(self, training_data):
+    def handle_data(self, data):
         if self._open in ("th", "td"):
-            self.tables[-1][-1][-1] += training_data
-        elif self._open == "p":
-            self.paragraphs[-1] += training_data
-        elif self._open in ("li", "h1", "h2", "h3", "caption", "dt", "dd", "figcaption"):
-            self.texts[-1] += training_data
+            self.tables[-1][-1][-1] += data
+        elif self.texts and self._open == self.texts[-1][0]:
+            self.texts[-1][1] += data
 
 
 def check_columns(rows):
@@ -143,34 +102,26 @@ BROKEN = (
 )
 
 
-def check_text(text):
+def check_text(text, *, is_sentence=False):
     for pattern in BROKEN:
         assert not re.search(pattern, text), (pattern, text)
+    assert not is_sentence or re.fullmatch(r"[A-Z0-9`].*[.:]", text, re.DOTALL), text
 
 
+@pytest.mark.usefixtures("without_charts")
 @pytest.mark.parametrize("names", SUBSETS, ids="+".join)
-def test_a_report_of_some_runs_has_whole_sentences_and_no_empty_column(line, names):
-    page = Page(report_page(runs_of(line, names), "tiny"))
+def test_report_and_card_of_some_runs_have_complete_sentences_and_no_empty_column(paths, names):
+    run_paths = [paths[name] for name in names]
+    runs = read_runs(run_paths)
+    page = Page(report_page(runs, "tiny"))
     for rows in page.tables:
         check_columns(rows if len(rows) > 1 else [[""] * len(rows[0]), *rows])
-    for text in page.paragraphs:
-        check_text(text)
-        assert re.match(r"[A-Z0-9]", text), text
-        assert text.rstrip().endswith((".", ":")), text
-    for text in page.texts:
-        check_text(text)
-
-
-@pytest.mark.parametrize("names", SUBSETS, ids="+".join)
-def test_a_card_of_some_runs_has_whole_sentences_and_no_empty_column(line, names):
-    config = ReportConfig(run_dir="unused", run_paths=[str(line / name) for name in names])
-    card = model_card(runs_of(line, names), config).split("---\n", 2)[2]
-    card = re.sub(r"```.*?```", "", card, flags=re.DOTALL)
-    for block in filter(None, (part.strip() for part in card.split("\n\n"))):
+    for tag, text in page.texts:
+        check_text(text.rstrip(), is_sentence=tag == "p")
+    card = model_card(runs, ReportConfig(run_dir="unused", run_paths=run_paths)).split("---\n", 2)[2]
+    for block in filter(None, map(str.strip, re.sub(r"```.*?```", "", card, flags=re.DOTALL).split("\n\n"))):
         if block.startswith("|"):
             rows = [[cell.strip() for cell in row.strip("|").split(" | ")] for row in block.splitlines()]
             check_columns([rows[0], *rows[2:]])
         elif not block.startswith("#"):
-            check_text(block)
-            assert re.match(r"[A-Z0-9`]", block), block
-            assert block.endswith((".", ":")), block
+            check_text(block, is_sentence=True)

@@ -1,6 +1,4 @@
-"""Reports of the autoscaler, from states and logs as Ray writes them; a real one is rehearsed elsewhere."""
-
-import time
+"""Reports from states and logs in the format of Ray; tests/rehearsal has a real autoscaler."""
 
 import pytest
 from ray.core.generated.autoscaler_pb2 import AutoscalingState
@@ -9,70 +7,87 @@ from distilray.runtime import autoscaler
 from distilray.runtime.autoscaler import AutoscalerReport
 
 
-def summary(monkeypatch, tmp_path, log="", **fields):
-    """Report on an autoscaler in a given state, whose log has grown by `log` since the wait began."""
-    state = AutoscalingState(autoscaler_state_version=1, **fields)
-    monkeypatch.setattr(autoscaler, "_autoscaling_state", lambda: state)
-    monitor_log = tmp_path / "monitor.log"
-    monitor_log.write_text("Failed to launch 1 nodes of type gpu8: from an earlier job\n")
-    report = AutoscalerReport({"CPU": 4, "GPU": 1}, log=monitor_log)
-    with monitor_log.open("a") as file:
-        file.write(log)
-    return report.summary()
+@pytest.fixture
+def report_on(monkeypatch, tmp_path):
+    """Return a function that reports on a state, `rounds` after the request, with a log that has grown by `log`."""
+
+    def report_on(*, bundle=None, log="", rounds=0, **fields):
+        version = 7 if fields or rounds else 0
+        state = AutoscalingState(autoscaler_state_version=version, **fields)
+        monkeypatch.setattr(autoscaler, "_autoscaling_state", lambda: state if version else None)
+        monitor_log = tmp_path / "monitor.log"
+        monitor_log.write_text("Failed to launch 1 nodes of type gpu8: from an earlier job\n")
+        report = AutoscalerReport(bundle or {"CPU": 4, "GPU": 1}, log=monitor_log)
+        state.autoscaler_state_version += rounds
+        with monitor_log.open("a") as file:
+            file.write(log)
+        return report
+
+    return report_on
 
 
-def test_nodes_that_are_being_started_are_reported(monkeypatch, tmp_path):
-    reported = summary(
-        monkeypatch,
-        tmp_path,
-        pending_instance_requests=[{"ray_node_type_name": "gpu8", "count": 1}],
-        pending_instances=[{"ray_node_type_name": "cpu_spot"}, {"ray_node_type_name": "cpu_spot"}],
-    )
-    assert reported == "requesting 1 gpu8 from the provider; 2 cpu_spot starting"
+def failed(*times):
+    return [{"ray_node_type_name": "gpu8", "failed_ts": seconds} for seconds in times]
+
+
+LATER = 4_000_000_000  # seconds since the epoch
+IDLE = "no node is being started (is there an autoscaler? see `ray status` on the head)"
+LAUNCH = "Failed to launch 1 nodes of type gpu8"
+FAILURES = [
+    f"{LAUNCH}: Node Launch Exception (InsufficientInstanceCapacity): no p4d left",
+    f"{LAUNCH}: VcpuLimitExceeded: more than your vCPU limit of 0",
+    "Ray installation failed on instance i-0abc: docker: permission denied",
+]
 
 
 @pytest.mark.parametrize(
-    "line",
+    ("state", "summary"),
     [
-        "Failed to launch 1 nodes of type gpu8: Node Launch Exception (InsufficientInstanceCapacity): no p4d left",
-        "Failed to launch 1 nodes of type gpu8: VcpuLimitExceeded: more than your vCPU limit of 0",
-        "Ray installation failed on instance i-0abc: docker: permission denied",
+        ({}, "the autoscaler has reported nothing yet (`ray status` on the head shows its state)"),
+        ({"rounds": 1}, IDLE),
+        (
+            {
+                "pending_instance_requests": [{"ray_node_type_name": "gpu8", "count": 1}],
+                "pending_instances": [{"ray_node_type_name": "cpu_spot"}] * 2,
+            },
+            "requesting 1 gpu8 from the provider; 2 cpu_spot starting",
+        ),
+        ({"failed_instance_requests": failed(1, LATER, LATER)}, "2 attempts to start gpu8 failed (see `ray monitor`)"),
+        *[
+            (
+                {"rounds": 1, "log": f"{LAUNCH}: x\n2026-01-01 10:00\tINFO manager.py:1 -- {line}\n"},
+                f"last failure: {line}",
+            )
+            for line in FAILURES
+        ],
+        ({"rounds": 1, "log": f"{LAUNCH}: {'x' * 400}\n"}, f"last failure: {f'{LAUNCH}: '.ljust(300, 'x')}"),
+        ({"rounds": 1, "log": f"{LAUNCH} with request id 1f7b: \n"}, IDLE),
+    ],
+    ids=["no state", "idle", "starting", "failed", "capacity", "quota", "installation", "long reason", "no reason"],
+)
+def test_the_summary_reports_nodes_and_new_failures(report_on, state, summary):
+    assert report_on(**state).summary() == summary
+
+
+@pytest.mark.parametrize(("bundle", "infeasible"), [({"CPU": 4, "GPU": 1}, True), ({"CPU": 99}, False)])
+def test_a_request_is_infeasible_if_no_node_type_can_hold_it(report_on, bundle, infeasible):
+    gang = {"bundle_selectors": [{"resource_requests": [{"resources_bundle": bundle}]}]}
+    report = report_on(infeasible_gang_resource_requests=[gang])
+    assert report.is_infeasible() is infeasible
+    assert ("no node type of the cluster is large enough" in report.summary()) is infeasible
+
+
+@pytest.mark.parametrize(
+    ("rounds", "state", "expected"),
+    [
+        (1, {"pending_instances": [{"ray_node_type_name": "gpu8"}]}, False),
+        (2, {"pending_instances": [{"ray_node_type_name": "gpu8"}]}, True),
+        (2, {"pending_instance_requests": [{"ray_node_type_name": "gpu8", "count": 1}]}, True),
+        (2, {"failed_instance_requests": failed(LATER)}, True),
+        (2, {"failed_instance_requests": failed(1)}, False),
     ],
 )
-def test_why_a_node_could_not_be_started_is_reported_from_the_log_of_the_autoscaler(monkeypatch, tmp_path, line):
-    reported = summary(monkeypatch, tmp_path, log=f"2026-01-01 10:00:00,000\tINFO instance_manager.py:1 -- {line}\n")
-    assert reported == f"last failure: {line}"
-
-
-def test_a_failure_without_its_reason_is_not_reported_as_one(monkeypatch, tmp_path):
-    line = "Failed to launch 1 nodes of type gpu8 with request id 1f7b: \n"
-    assert "last failure" not in summary(monkeypatch, tmp_path, log=line)
-
-
-def test_failed_launches_are_counted_where_the_log_cannot_be_read_but_not_those_before_the_wait(monkeypatch, tmp_path):
-    now = int(time.time()) + 60
-    failed = [{"ray_node_type_name": "gpu8", "failed_ts": when} for when in (1, now, now)]
-    reported = summary(monkeypatch, tmp_path, failed_instance_requests=failed)
-    assert reported == "2 attempts to start gpu8 failed (see `ray monitor`)"
-
-
-def test_a_request_that_no_node_type_can_hold_is_reported(monkeypatch, tmp_path):
-    def gang(**bundle):
-        return {"bundle_selectors": [{"resource_requests": [{"resources_bundle": bundle}]}]}
-
-    reported = summary(monkeypatch, tmp_path, infeasible_gang_resource_requests=[gang(CPU=4, GPU=1)])
-    assert "no node type" in reported
-    assert "no node type" not in summary(monkeypatch, tmp_path, infeasible_gang_resource_requests=[gang(CPU=99)])
-
-
-@pytest.mark.parametrize(("rounds", "expected"), [(0, False), (1, False), (2, True)])
-def test_nodes_count_as_started_for_a_request_once_the_autoscaler_must_have_seen_it(
-    monkeypatch, tmp_path, rounds, expected
+def test_nodes_are_starting_for_a_request_once_the_autoscaler_has_completed_two_rounds(
+    report_on, rounds, state, expected
 ):
-    def state(version):
-        return AutoscalingState(autoscaler_state_version=version, pending_instances=[{"ray_node_type_name": "gpu8"}])
-
-    monkeypatch.setattr(autoscaler, "_autoscaling_state", lambda: state(7))
-    report = AutoscalerReport({"GPU": 1}, log=tmp_path / "monitor.log")
-    monkeypatch.setattr(autoscaler, "_autoscaling_state", lambda: state(7 + rounds))
-    assert report.is_starting_nodes() is expected
+    assert report_on(rounds=rounds, **state).is_starting_nodes() is expected

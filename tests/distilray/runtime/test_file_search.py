@@ -1,128 +1,118 @@
 import os
-from pathlib import Path
 
 import pytest
 
 from distilray.errors import InputError
-from distilray.runtime.file_search import find_files
+from distilray.runtime.file_search import check_exists, find_files
 
 
-@pytest.mark.parametrize(
-    ("pattern", "found"),
-    [
-        ("{}", ["a.txt", "b/c.txt", "b/d.md"]),
-        ("{}/a.txt", ["a.txt"]),
-        ("{}/*.txt", ["a.txt"]),
-        ("{}/*/*.txt", ["b/c.txt"]),
-        ("{}/b*/*", ["b/c.txt", "b/d.md"]),
-        ("file://{}/*.txt", ["a.txt"]),
-    ],
-)
-def test_a_path_means_its_files(tmp_path: Path, pattern: str, found: list[str]) -> None:
-    for name in ("a.txt", "b/c.txt", "b/d.md", ".hidden", "_done"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    files = find_files(pattern.format(tmp_path))
-    assert [file.removeprefix("file://").removeprefix(f"{tmp_path}/") for file in files] == found
+@pytest.fixture
+def write(tmp_path):
+    """Return a function that writes files, and links as `name -> target`, and returns their folder."""
+
+    def write(*names):
+        for name, arrow, target in (name.partition(" -> ") for name in names):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            if arrow:
+                (tmp_path / name).symlink_to(target)
+            else:
+                (tmp_path / name).write_text(name)
+        return tmp_path
+
+    return write
 
 
-def test_a_pattern_may_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a.txt").touch()
-    monkeypatch.chdir(tmp_path)
-    assert find_files("*.txt") == ["./a.txt"]
-
-
-@pytest.mark.parametrize("pattern", ["{}/missing", "{}/*.txt", "{}"])
-def test_a_path_without_files_is_refused(tmp_path: Path, pattern: str) -> None:
-    with pytest.raises(InputError, match=r"no such file|no files found"):
-        find_files(pattern.format(tmp_path))
-
-
-def write(folder: Path, *names: str) -> Path:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(name)
-    return folder
-
-
-def names_in(folder: Path, pattern: str = "") -> list[str]:
+def names_in(folder, pattern=""):
     return [os.path.relpath(file, folder) for file in find_files(f"{folder}{pattern}")]
 
 
+@pytest.mark.parametrize("scheme", ["", "file://"])
 @pytest.mark.parametrize(
-    ("link", "target"),
-    [("self", "."), ("b/up", ".."), ("b/sibling", "../c"), ("b/again.txt", "../a.txt"), ("0.txt", "a.txt")],
+    ("pattern", "names"),
+    [
+        ("", ["a.txt", "b/c d.txt", "b/d.md"]),
+        ("/a.txt", ["a.txt"]),
+        ("/*.txt", ["a.txt"]),
+        ("/*/*.txt", ["b/c d.txt"]),
+        ("/b*/*", ["b/c d.txt", "b/d.md"]),
+    ],
 )
-def test_a_file_with_several_names_is_listed_once_under_its_own(tmp_path: Path, link: str, target: str) -> None:
-    write(tmp_path, "a.txt", "b/b.txt", "c/c.txt")
-    (tmp_path / link).symlink_to(target)
-    assert names_in(tmp_path) == ["a.txt", "b/b.txt", "c/c.txt"]
+def test_a_path_or_pattern_denotes_its_files(write, scheme, pattern, names):
+    folder = f"{scheme}{write('b/d.md', 'b/c d.txt', 'a.txt', '.hidden', '_done', 'b/_e/f.txt')}"
+    quoted = [name.replace(" ", "%20") if scheme else name for name in names]
+    assert find_files(f"{folder}{pattern}") == [f"{folder}/{name}" for name in quoted]
 
 
-def test_folders_that_link_to_each_other_are_listed_once(tmp_path: Path) -> None:
-    folders = [f"{number:02d}" for number in range(12)]
-    write(tmp_path, *[f"{folder}/x.txt" for folder in folders])
-    for folder in folders:
-        for other in folders:
-            (tmp_path / folder / f"to-{other}").symlink_to(tmp_path / other)
-    assert names_in(tmp_path) == [f"{folder}/x.txt" for folder in folders]
+def test_a_pattern_may_be_relative_and_quoted(write, monkeypatch):
+    folder = write("a b/c.txt", "d.txt")
+    monkeypatch.chdir(folder)
+    assert find_files("*.txt") == ["./d.txt"]
+    assert find_files(f"file://{folder}/a%20b/*.txt") == [f"file://{folder}/a%20b/c.txt"]
 
 
-def test_a_link_to_a_folder_above_the_path_is_not_followed(tmp_path: Path) -> None:
-    write(tmp_path, "outside.txt", "top/a.txt")
-    (tmp_path / "top/up").symlink_to(tmp_path)
-    assert names_in(tmp_path / "top") == ["a.txt"]
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("/missing", "missing: no such file or folder; correct the path"),
+        ("/*.txt", r"\*.txt: no files found; correct the path"),
+        ("", "no files found; correct the path"),
+        ("/pipe", "pipe: not a regular file"),
+    ],
+)
+def test_a_path_without_regular_files_is_refused(tmp_path, pattern, message):
+    os.mkfifo(tmp_path / "pipe")  # reading it would block
+    with pytest.raises(InputError, match=message):
+        find_files(f"{tmp_path}{pattern}")
 
 
-def test_a_file_outside_is_read_through_its_link(tmp_path: Path) -> None:
-    write(tmp_path, "blobs/1", "blobs/more/2.txt")
-    (tmp_path / "top").mkdir()
-    (tmp_path / "top/a.txt").symlink_to("../blobs/1")
-    (tmp_path / "top/more").symlink_to("../blobs/more")
-    (tmp_path / "top-link").symlink_to("top")
-    assert names_in(tmp_path / "top") == ["a.txt", "more/2.txt"]
-    assert names_in(tmp_path / "top-link") == ["a.txt", "more/2.txt"]
+def test_a_path_is_checked_but_not_a_pattern(tmp_path):
+    for path in (str(tmp_path), f"{tmp_path}/*.txt"):
+        assert check_exists(path) == path
+    with pytest.raises(InputError, match="missing: no such file or folder"):
+        check_exists(f"{tmp_path}/missing")
 
 
-def test_a_pattern_follows_the_links_that_it_names(tmp_path: Path) -> None:
-    write(tmp_path, "v1/a.txt", "v2/a.txt")
-    (tmp_path / "current").symlink_to("v2")
-    assert names_in(tmp_path, "/cur*/*.txt") == ["current/a.txt"]
-    assert names_in(tmp_path, "/*/*.txt") == ["v1/a.txt", "v2/a.txt"]
+FILES = ["a.txt", "b/b.txt", "c/c.txt"]
 
 
-@pytest.mark.parametrize("target", ["gone.txt", "b.txt"])
-def test_a_link_without_a_target_is_named(tmp_path: Path, target: str) -> None:
-    write(tmp_path, "a.txt")
-    (tmp_path / "b.txt").symlink_to(target)  # to itself: a cycle
+@pytest.mark.parametrize(
+    ("files", "links", "pattern", "names"),
+    [
+        (FILES, ["self -> ."], "", FILES),
+        (FILES, ["b/up -> .."], "", FILES),
+        (FILES, ["b/sibling -> ../c"], "", FILES),
+        (FILES, ["b/again.txt -> ../a.txt"], "", FILES),
+        (FILES, ["0.txt -> a.txt"], "", FILES),
+        (["top/a.txt", "x.txt"], ["top/up -> .."], "/top", ["top/a.txt"]),
+        (["blobs/1", "top/b"], ["top/a.txt -> ../blobs/1"], "/top", ["top/a.txt", "top/b"]),
+        (["blobs/more/2"], ["top/more -> ../blobs/more"], "/top", ["top/more/2"]),
+        (["top/a.txt"], ["link -> top"], "/link", ["link/a.txt"]),
+        (["v1/a.txt", "v2/a.txt"], ["current -> v2"], "/cur*/*.txt", ["current/a.txt"]),
+        (["v1/a.txt", "v2/a.txt"], ["current -> v2"], "/*/*.txt", ["v1/a.txt", "v2/a.txt"]),
+        (["a.txt"], [".#a.txt -> lock of an editor", "b.md -> gone"], "/*.txt", ["a.txt"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value or "all",
+)
+def test_links_are_followed_and_each_file_is_listed_once_under_its_own_name(write, files, links, pattern, names):
+    assert names_in(write(*files, *links), pattern) == names
+
+
+def test_folders_that_link_to_each_other_are_listed_once(write):
+    names = [f"{number:02d}" for number in range(12)]
+    links = [f"{name}/to-{other} -> ../{other}" for name in names for other in names]
+    assert names_in(write(*[f"{name}/x.txt" for name in names], *links)) == [f"{name}/x.txt" for name in names]
+
+
+@pytest.mark.parametrize("target", ["gone.txt", "b.txt"])  # the second is a cycle
+def test_a_broken_link_is_named(write, target):
     with pytest.raises(InputError, match=rf"b\.txt: broken link to {target} .*; remove the link"):
-        find_files(str(tmp_path))
+        find_files(str(write("a.txt", f"b.txt -> {target}")))
 
 
-def test_a_link_without_a_target_is_not_an_error_where_it_is_not_read(tmp_path: Path) -> None:
-    write(tmp_path, "a.txt")
-    (tmp_path / ".#a.txt").symlink_to("lock of an editor")
-    (tmp_path / "b.md").symlink_to("gone")
-    assert names_in(tmp_path, "/*.txt") == ["a.txt"]
-
-
-def test_a_name_with_spaces_is_matched_in_a_uri(tmp_path: Path) -> None:
-    write(tmp_path, "a b/c d.txt")
-    assert find_files(f"file://{tmp_path}/a%20b/*.txt") == [f"file://{tmp_path}/a%20b/c%20d.txt"]
-
-
-def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(path: str) -> object:
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    def refuse(path):
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(os, "scandir", refused)
-    with pytest.raises(InputError, match=r"cannot be listed \(Permission denied\); give user"):
-        find_files(str(tmp_path))
-
-
-def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InputError, match="not a regular file"):
-        find_files(f"{tmp_path}/pipe")
-    with pytest.raises(InputError, match="no files found"):
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(InputError, match=rf"{tmp_path}: cannot be listed \(Permission denied\); give user"):
         find_files(str(tmp_path))

@@ -1,61 +1,65 @@
-"""Identities of runs, inputs and recipes."""
+"""Identities of runs and inputs."""
 
 import os
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from distilray.config.base import JobConfig, SeededConfig
+from distilray.config.base import RayConfig, RayJobConfig, SeededConfig
+from distilray.runtime import run_folder
 from distilray.runtime.run_folder import RunFolder, describe_input
 
 GIB = 1 << 30
-CHANGES: dict[str, dict[str, Any]] = {
-    "the job": {"job": "encode_corpus"},
-    "the config": {"seed": 57},
-    "the content of an input": {"text": "other"},
-    "the name of an input": {"input_name": "index"},
-    "a count": {"counts": {"rows": 4}},
-    "the content of an output": {"outputs": {"a.arrow": {"rows": 3, "sha256": "1" * 64}}},
-    "the rows of an output": {"outputs": {"a.arrow": {"rows": 4, "sha256": "0" * 64}}},
-    "the name of an output": {"outputs": {"b.arrow": {"rows": 3, "sha256": "0" * 64}}},
-}
+OUTPUTS = {"a.arrow": {"rows": 3, "sha256": "0" * 64}}
 
 
-def content_hash(
-    folder: Path,
-    *,
-    job: str = "build_corpus",
-    seed: int = 56,
-    text: str = "dump",
-    input_name: str = "dump",
-    counts: Any = None,
-    outputs: Any = None,
-) -> str:
-    (folder / "dump.xml").write_text(text)
-    config: JobConfig = SeededConfig(run_dir=str(folder / "run"), seed=seed)
-    run = RunFolder(job, config, {input_name: str(folder / "dump.xml")})
+class Recipe(SeededConfig, RayJobConfig):
+    pass
+
+
+def manifest(folder, *, job="build_corpus", text="dump", file="dump.xml", name="dump", rows=3, outputs=None, **config):
+    (folder / file).write_text(text)
+    values = {"run_dir": str(folder / "run"), "seed": 56, **config}
+    run = RunFolder(job, Recipe(**values), {name: str(folder / file)})
     run.begin()
-    found = run.finish(counts or {"rows": 3}, outputs or {"a.arrow": {"rows": 3, "sha256": "0" * 64}}, "a run")
-    return str(found["content_hash"])
+    return run.finish({"rows": rows}, outputs or OUTPUTS, "a run")
 
 
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_the_content_hash_of_a_run_depends_on(tmp_path: Path, change: dict[str, Any]) -> None:
-    assert content_hash(tmp_path, **change) != content_hash(tmp_path)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"job": "encode_corpus"},
+        {"seed": 57},
+        {"text": "pmud"},
+        {"name": "index"},
+        {"rows": 4},
+        {"outputs": {"a.arrow": {"rows": 3, "sha256": "1" * 64}}},
+        {"outputs": {"a.arrow": {"rows": 4, "sha256": "0" * 64}}},
+        {"outputs": {"b.arrow": {"rows": 3, "sha256": "0" * 64}}},
+    ],
+    ids=str,
+)
+def test_the_content_hash_of_a_run_depends_on(tmp_path, change):
+    assert manifest(tmp_path, **change)["content_hash"] != manifest(tmp_path)["content_hash"]
+
+
+def test_the_content_hash_of_a_run_does_not_depend_on_time_paths_or_workers(tmp_path, monkeypatch):
+    first = manifest(tmp_path)
+    monkeypatch.setattr(run_folder.time, "time", lambda: 4e9)
+    second = manifest(tmp_path, run_dir=str(tmp_path / "b"), file="moved.xml", ray=RayConfig(num_cpus=1))
+    assert first["content_hash"] == second["content_hash"]
+    assert first["run"] != second["run"]
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    files = {"input/a.txt": "one", "input/b.txt": "two", "input/below/c.txt": "three"}
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    return tmp_path / "input"
+def folder(tmp_path):
+    folder = tmp_path / "input"
+    (folder / "below").mkdir(parents=True)
+    for name, text in {"a.txt": "one", "b.txt": "two", "below/c.txt": "three"}.items():
+        (folder / name).write_text(text)
+    return folder
 
 
-def swap(folder: Path) -> None:
+def swap(folder):
     (folder / "a.txt").write_text("two")
     (folder / "b.txt").write_text("one")
 
@@ -70,43 +74,33 @@ def swap(folder: Path) -> None:
         lambda folder: (folder / "below/c.txt").unlink(),
         swap,
     ],
-    ids=["a name", "a folder", "a content", "a new empty file", "a file less", "the names of two contents"],
+    ids=["a name", "a folder", "a content", "a new empty file", "a removed file", "the names of two contents"],
 )
-def test_a_folder_is_another_input_after_a_change_of(folder: Path, change: Callable[[Path], object]) -> None:
+def test_a_folder_is_another_input_after_a_change_of(folder, change):
     before = describe_input(str(folder))
     change(folder)
     assert describe_input(str(folder)) != before
 
 
-def test_a_folder_is_the_same_input_in_another_place_and_at_another_time(folder: Path) -> None:
-    before = describe_input(str(folder))
+def test_an_input_does_not_depend_on_the_path_of_a_file_or_folder_or_on_its_time(folder):
+    before = describe_input(str(folder)), describe_input(str(folder / "a.txt"))
     moved = folder.rename(folder.with_name("moved"))
     os.utime(moved / "a.txt", (1, 1))
-    assert describe_input(str(moved)) == before
+    assert describe_input(str(moved)) == before[0]
+    assert describe_input(str((moved / "a.txt").rename(moved / "z.txt"))) == before[1]
 
 
-def test_a_file_is_the_same_input_under_another_name(folder: Path) -> None:
-    before = describe_input(str(folder / "a.txt"))
-    assert describe_input(str((folder / "a.txt").rename(folder / "z.txt"))) == before
-
-
-@pytest.mark.parametrize("place", [0, 8 << 20, GIB + 5], ids=["first byte", "first half of the middle", "last byte"])
-def test_a_file_of_a_gibibyte_is_known_by_its_ends(tmp_path: Path, place: int) -> None:
+def test_a_file_above_a_gibibyte_is_identified_by_its_size_and_its_first_and_last_8_mib(tmp_path):
     file = tmp_path / "dump.bz2"
-    with file.open("wb") as stream:
-        stream.truncate(GIB + 6)  # a sparse file: no byte of it is written
-    before = describe_input(str(file))["fingerprint"]
-    with file.open("r+b") as stream:
-        stream.seek(place)
-        stream.write(b"x")
-    is_read = place in (0, GIB + 5)
-    assert (describe_input(str(file))["fingerprint"] != before) is is_read
 
-
-def test_a_file_of_a_gibibyte_is_known_by_its_size(tmp_path: Path) -> None:
-    prints = []
-    for size in (GIB + 6, GIB + 7):
-        with (tmp_path / "dump.bz2").open("wb") as stream:
+    def fingerprint(size=GIB + (16 << 20), position=None):
+        with file.open("wb") as stream:  # a sparse file
             stream.truncate(size)
-        prints.append(describe_input(str(tmp_path / "dump.bz2"))["fingerprint"])
-    assert prints[0] != prints[1]
+            stream.seek(position or 0)
+            stream.write(b"\0" if position is None else b"x")
+        return describe_input(str(file))["fingerprint"]
+
+    size, mib = GIB + (16 << 20), 1 << 20
+    read = [0, 8 * mib - 1, size - 8 * mib, size - 1]
+    assert len({fingerprint(position=position) for position in [None, *read]} | {fingerprint(size + 1)}) == 6
+    assert {fingerprint(position=position) for position in (8 * mib, size - 8 * mib - 1)} == {fingerprint()}

@@ -1,6 +1,6 @@
-"""The command line of every job, tested with a small one.
+"""Command line shared by all jobs, with a small job that counts the words of a file.
 
-Counts the words of a file.
+More text.
 """
 
 import functools
@@ -9,9 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
 import pytest
 from pydantic import Field
@@ -20,7 +18,7 @@ from distilray.config.base import Config, InputDir, InputFile, JobConfig, ModelR
 from distilray.errors import DataQualityError, InputError
 from distilray.runtime import storage
 from distilray.runtime.job import Job, Outcome, absolute_location, run_command
-from distilray.runtime.run_folder import RunFolder, read_manifest
+from distilray.runtime.run_folder import read_manifest
 
 
 class CountWords(SeededConfig):
@@ -28,160 +26,135 @@ class CountWords(SeededConfig):
     least: int = 1
 
 
-def plan(config: CountWords) -> dict[str, object]:
+def plan(config):
     if not storage.exists(config.text):
         raise InputError(f"{config.text}: no such file")
     return {"bytes read": storage.file_size(config.text)}
 
 
-def run(config: CountWords, folder: RunFolder) -> Outcome:
+def count_words(config, folder):
     words = storage.read_bytes(config.text).split()
     storage.write_bytes(folder.path("words.txt"), str(len(words)).encode())
     return Outcome(f"{len(words)} words", {"words": len(words)}, {"words.txt": {"rows": 1}})
 
 
-def job_of(work: Callable[[CountWords, RunFolder], Outcome] = run) -> Callable[[list[str]], int]:
+def run(*arguments, work=count_words):
     job = Job(name="count_words", config_class=CountWords, plan=plan, run=work)
-    return functools.partial(run_command, job.name, lambda: job, description=__doc__)
+    return run_command(job.name, lambda: job, arguments, description=__doc__)
 
 
-def failing(error: BaseException) -> Callable[[list[str]], int]:
-    def fail(config: CountWords, folder: RunFolder) -> Outcome:
+def run_failing(error, *arguments):
+    def fail(config, folder):
         raise error
 
-    return job_of(fail)
+    return run(*arguments, work=fail)
 
 
 @pytest.fixture
-def recipe(tmp_path: Path) -> Path:
+def recipe(tmp_path):
     (tmp_path / "text.txt").write_text("one two three")
     file = tmp_path / "recipe.yaml"
     file.write_text(f"run_dir: {tmp_path}/run\ntext: {tmp_path}/text.txt\n")
-    return file
+    return f"--recipe={file}"
 
 
-Captured = pytest.CaptureFixture[str]
+def test_a_run_ends_with_zero_a_summary_and_a_manifest_and_is_skipped_afterwards(recipe, tmp_path, capsys):
+    assert run(recipe) == 0
+    assert capsys.readouterr().out == f"count_words: 3 words in 0 s -> {tmp_path}/run\n"
+    content = read_manifest(str(tmp_path / "run"))["content"]
+    assert (content["counts"], content["outputs"]) == ({"words": 3}, {"words.txt": {"rows": 1}})
+    assert run_failing(AssertionError("it ran again"), recipe) == 0
+    assert "count_words: 3 words (complete since" in capsys.readouterr().out
 
 
-def one_line(captured: Captured) -> str:
-    """The only line on stderr."""
-    lines = captured.readouterr().err.splitlines()
-    assert len(lines) == 1, lines
-    return lines[0]
+def test_a_failed_run_is_repeated(recipe, tmp_path):
+    assert run_failing(RuntimeError("x"), recipe) == 1
+    assert not (tmp_path / "run/manifest.json").exists()
+    assert run(recipe) == 0
 
 
-def test_a_run_ends_with_zero_a_summary_and_a_manifest(recipe: Path, capsys: Captured) -> None:
-    assert job_of()(["--recipe", str(recipe)]) == 0
-    assert capsys.readouterr().out == f"count_words: 3 words in 0 s -> {recipe.parent}/run\n"
-    assert read_manifest(str(recipe.parent / "run"))["content"]["counts"] == {"words": 3}
-
-
-def test_a_complete_run_is_skipped(recipe: Path, capsys: Captured) -> None:
-    job_of()(["--recipe", str(recipe)])
-    assert failing(AssertionError("it ran again"))(["--recipe", str(recipe)]) == 0
-    assert "complete since" in capsys.readouterr().out
-
-
-def test_a_failed_run_is_done_again(recipe: Path) -> None:
-    assert failing(RuntimeError("x"))(["--recipe", str(recipe)]) == 1
-    assert not (recipe.parent / "run" / "manifest.json").exists()
-    assert job_of()(["--recipe", str(recipe)]) == 0
-
-
-def test_a_dry_run_prints_the_plan_and_writes_and_starts_nothing(recipe: Path, capsys: Captured) -> None:
-    before = sorted(recipe.parent.rglob("*"))
-    assert failing(AssertionError("it ran"))(["--recipe", str(recipe), "--dry-run"]) == 0
+def test_a_dry_run_prints_the_plan_without_running(recipe, tmp_path, capsys):
+    before = sorted(tmp_path.rglob("*"))
+    assert run_failing(AssertionError("it ran"), "least=2", recipe, "seed=3", "--dry-run", "seed=4") == 0
     assert capsys.readouterr().out == "count_words: plan, nothing started\nbytes read       13\n"
-    assert sorted(recipe.parent.rglob("*")) == before
-
-
-def test_a_dry_run_finds_bad_input_like_a_run(recipe: Path, capsys: Captured) -> None:
-    assert job_of()(["--recipe", str(recipe), "--dry-run", "text=absent.txt"]) == 2
-    assert one_line(capsys) == "count_words: absent.txt: no such file"
-
-
-def test_overrides_and_flags_may_come_in_any_order(recipe: Path) -> None:
-    assert job_of()(["least=2", "--recipe", str(recipe), "seed=3", "--dry-run", "seed=4"]) == 0
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "the following arguments are required: --recipe"),
-        (["--recipe"], "argument --recipe: expected one argument"),
-        (["--recipe", "RECIPE", "--wrong"], "unrecognized arguments: --wrong"),
-        (["--recipe", "RECIPE", "--dry"], "unrecognized arguments: --dry"),
-        (["--recipe", "absent.yaml"], "absent.yaml: no such recipe file"),
-        (["--recipe", "RECIPE", "leest=2"], "leest: unknown key; did you mean 'least'?"),
-        (["--recipe", "RECIPE", "least=two"], "least: Input should be a valid integer"),
-        (["--recipe", "RECIPE", "seed=-1"], "seed: Input should be greater than or equal to 0 (got -1)"),
-        (["--recipe", "RECIPE", "least"], "override 'least': write it as key=value"),
-        (["--recipe", "RECIPE", "text=absent.txt"], "absent.txt: no such file or folder"),
-        (["--recipe", "RECIPE", "run_dir=ftp://host/x"], "scheme 'ftp' is not one of"),
+        ("", "the following arguments are required: --recipe; see python -m jobs.count_words --help"),
+        ("--recipe", "argument --recipe: expected one argument; see python -m jobs.count_words --help"),
+        ("RECIPE --wrong", "unrecognized arguments: --wrong"),
+        ("RECIPE --dry", "unrecognized arguments: --dry"),
+        ("--recipe absent.yaml", "absent.yaml: no such recipe file"),
+        ("RECIPE leest=2", "leest: unknown key; did you mean 'least'?"),
+        ("RECIPE least=two", "least: Input should be a valid integer"),
+        ("RECIPE seed=-1", "seed: Input should be greater than or equal to 0 (got -1)"),
+        ("RECIPE least", "override 'least': write it as key=value"),
+        ("RECIPE text=absent.txt", "absent.txt: no such file or folder"),
+        ("RECIPE text=absent.txt --dry-run", "count_words: absent.txt: no such file"),
+        ("RECIPE run_dir=ftp://host/x", "scheme 'ftp' is not one of"),
     ],
 )
-def test_bad_input_is_reported_in_one_line_and_exit_code_2(
-    recipe: Path, capsys: Captured, arguments: list[str], message: str
-) -> None:
-    assert job_of()([str(recipe) if part == "RECIPE" else part for part in arguments]) == 2
-    line = one_line(capsys)
+def test_bad_input_is_reported_in_one_line_with_exit_code_2(recipe, capsys, arguments, message):
+    assert run(*arguments.replace("RECIPE", recipe).split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("count_words: ")
     assert message in line
 
 
-def test_a_run_of_another_config_in_the_folder_is_bad_input(recipe: Path, capsys: Captured) -> None:
-    job_of()(["--recipe", str(recipe)])
-    assert job_of()(["--recipe", str(recipe), "least=2"]) == 2
-    assert "contains a run with different least" in one_line(capsys)
+def test_a_run_with_another_config_in_the_folder_is_bad_input(recipe, capsys):
+    run(recipe)
+    assert run(recipe, "least=2") == 2
+    assert "contains a run with different least" in capsys.readouterr().err
 
 
-def test_bad_input_found_on_a_worker_is_reported_in_one_line_too(recipe: Path, capsys: Captured) -> None:
-    class TaskError(Exception):
-        cause = InputError("dump.xml: not a dump\n  at row 3")
+class TaskError(Exception):
+    """Error of a Ray worker."""
 
-    assert failing(TaskError("remote traceback"))(["--recipe", str(recipe)]) == 2
-    assert one_line(capsys) == "count_words: dump.xml: not a dump at row 3"
+    cause = InputError("dump.xml: not a dump\n  at row 3")
 
 
-def test_an_internal_fault_ends_with_1_and_its_traceback(recipe: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert failing(ZeroDivisionError("the fault"))(["--recipe", str(recipe)]) == 1
-    (record,) = caplog.records
-    assert record.exc_info is not None
-    assert isinstance(record.exc_info[1], ZeroDivisionError)
+@pytest.mark.parametrize(
+    ("error", "code", "lines"),
+    [
+        (TaskError("traceback"), 2, ["dump.xml: not a dump at row 3"]),
+        (PermissionError(13, "denied", "/x"), 2, [f"/x: permission denied; give user {os.getuid()} access to it"]),
+        (KeyboardInterrupt(), 130, ["interrupted; run the same command again to resume"]),
+        (
+            DataQualityError("too much is unusable", ["a at byte 3", "b"]),
+            1,
+            ["too much is unusable", "a at byte 3", "b"],
+        ),
+    ],
+    ids=["bad input on a worker", "permission", "interrupt", "data quality"],
+)
+def test_an_error_determines_exit_code_and_message(recipe, capsys, error, code, lines):
+    assert run_failing(error, recipe) == code
+    assert capsys.readouterr().err.splitlines() == [f"count_words: {lines[0]}", *lines[1:]]
 
 
-def test_too_much_unusable_input_ends_with_1_and_the_details(recipe: Path, capsys: Captured) -> None:
-    error = DataQualityError("more input is unusable than allowed", ["a.bz2 at byte 3", "b.bz2 at byte 7"])
-    assert failing(error)(["--recipe", str(recipe)]) == 1
-    output = capsys.readouterr().err.splitlines()
-    assert output == ["count_words: more input is unusable than allowed", "a.bz2 at byte 3", "b.bz2 at byte 7"]
-
-
-def test_ctrl_c_ends_with_130_and_one_line(recipe: Path, capsys: Captured) -> None:
-    assert failing(KeyboardInterrupt())(["--recipe", str(recipe)]) == 130
-    assert one_line(capsys) == "count_words: interrupted; run the same command again to resume"
-
-
-def test_sigterm_ends_like_ctrl_c_and_its_handler_is_put_back(recipe: Path, capsys: Captured) -> None:
-    def wait(config: CountWords, folder: RunFolder) -> Outcome:
+def test_sigterm_interrupts_a_job_and_its_handler_is_restored(recipe, capsys):
+    def wait(config, folder):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(30)
-        raise AssertionError("not ended")
+        raise AssertionError("not interrupted")
 
     before = signal.getsignal(signal.SIGTERM)
-    assert job_of(wait)(["--recipe", str(recipe)]) == 130
-    assert "interrupted" in one_line(capsys)
+    assert run(recipe, work=wait) == 130
+    assert "interrupted" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_help_shows_the_command_and_the_exit_codes(capsys: Captured) -> None:
+def test_help_shows_the_command_and_the_exit_codes(capsys):
     with pytest.raises(SystemExit) as ended:
-        job_of()(["--help"])
+        run("--help")
     output = capsys.readouterr().out
     assert ended.value.code == 0
-    assert "python -m jobs.count_words" in output
-    assert "The command line of every job, tested with a small one." in output
-    assert "2 bad input" in output
+    for text in ("python -m jobs.count_words", "Command line shared by all jobs", "2 bad input"):
+        assert text in output
+    assert "More text" not in output
 
 
 SCRIPT = """
@@ -200,53 +173,40 @@ sys.exit(run_command("x", lambda: Job("x", SeededConfig, lambda c: {}, work)))
 """
 
 
-def as_process(recipe: Path, root: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
-    recipe.write_text(f"run_dir: {recipe.parent}/run\n")
-    return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, "--recipe", str(recipe), *arguments],
-        env={**os.environ, "PYTHONPATH": str(root / "platform")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
-
-
-def test_a_fault_of_a_real_process_shows_its_traceback_on_stderr(recipe: Path, root: Path) -> None:
-    process = as_process(recipe, root, "seed=1")
-    _, output = process.communicate()
+@pytest.mark.parametrize(("seed", "error"), [(1, "ZeroDivisionError: division by zero\n"), (2, "")])
+def test_a_process_shows_the_traceback_of_a_bug_but_not_of_a_closed_pipe(tmp_path, root, seed, error):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"run_dir: {tmp_path}/run\nseed: {seed}\n")
+    environment = {**os.environ, "PYTHONPATH": str(root / "platform")}
+    popen = functools.partial(subprocess.Popen, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with popen([sys.executable, "-c", SCRIPT, "--recipe", str(recipe)], env=environment) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        output = process.stderr.read()
     assert process.returncode == 1
-    assert "ZeroDivisionError" in output
+    assert output.endswith(error)
+    assert bool(output) == bool(error)
 
 
-def test_a_closed_pipe_ends_a_job_without_a_traceback(recipe: Path, root: Path) -> None:
-    process = as_process(recipe, root)
-    assert process.stdout is not None
-    assert process.stderr is not None
-    process.stdout.readline()
-    process.stdout.close()
-    output = process.stderr.read()
-    assert process.wait() == 1
-    assert output == ""
+class Section(Config):
+    teacher_run_dir: InputDir
 
 
-def test_relative_folders_are_made_absolute_also_in_sections(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    class Section(Config):
-        teacher_run_dir: InputDir
+class Recipe(JobConfig):
+    model_dir: ModelRef
+    section: Section
+    sections: tuple[Section, ...] = ()
+    models: Mapping[str, ModelRef] = Field(default={})
+    none_dir: InputDir | None = None
 
-    class Recipe(JobConfig):
-        model_dir: ModelRef
-        part: Section
-        parts: tuple[Section, ...] = ()
-        models: Mapping[str, ModelRef] = Field(default={})
-        none_dir: InputDir | None = None
 
+def test_relative_folders_become_absolute_also_in_sections(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    part = Section(teacher_run_dir="runs/b")
-    given = Recipe(run_dir="runs/a", model_dir="hub:x/y", part=part, parts=(part,), models={"m": "runs/c"})
-    found = map_locations(given, absolute_location)
-    assert (found.run_dir, found.models) == (f"{tmp_path}/runs/a", {"m": f"{tmp_path}/runs/c"})
-    assert [each.teacher_run_dir for each in (found.part, *found.parts)] == [f"{tmp_path}/runs/b"] * 2
-    assert (found.model_dir, found.none_dir) == ("hub:x/y", None)
-    uris = Recipe(run_dir="s3://a/b", model_dir="sample:encoder", part=Section(teacher_run_dir="gs://c"))
+    section = Section(teacher_run_dir="runs/b")
+    recipe = Recipe(run_dir="runs/a", model_dir="hub:x/y", section=section, sections=(section,), models={"m": "runs/c"})
+    config = map_locations(recipe, absolute_location)
+    assert (config.run_dir, config.models) == (f"{tmp_path}/runs/a", {"m": f"{tmp_path}/runs/c"})
+    assert [each.teacher_run_dir for each in (config.section, *config.sections)] == [f"{tmp_path}/runs/b"] * 2
+    assert (config.model_dir, config.none_dir) == ("hub:x/y", None)
+    uris = Recipe(run_dir="s3://a/b", model_dir="sample:encoder", section=Section(teacher_run_dir="gs://c"))
     assert map_locations(uris, absolute_location) == uris

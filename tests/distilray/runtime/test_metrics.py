@@ -1,4 +1,3 @@
-import json
 import threading
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from distilray.runtime.metrics import MetricsFollower, MetricsLog, read_metrics
 
 @pytest.fixture
 def uri(tmp_path):
-    return str(tmp_path / "run" / "metrics.jsonl")
+    return str(tmp_path / "run/metrics.jsonl")
 
 
 def write_rows(uri, steps):
@@ -18,59 +17,43 @@ def write_rows(uri, steps):
         log.append({"step": step, "loss": step / 2})
 
 
-def test_rows_come_back_as_they_were_appended(uri):
-    write_rows(uri, [1, 2, 3])
-    assert read_metrics(uri) == [{"step": step, "loss": step / 2} for step in (1, 2, 3)]
+def steps_in(uri):
+    return [row["step"] for row in read_metrics(uri)]
 
 
-def test_each_row_is_in_the_file_as_soon_as_it_is_appended(uri):
-    log = MetricsLog(uri, keep_to_step=0)
-    for step in (1, 2):
-        log.append({"step": step})
-        assert [row["step"] for row in read_metrics(uri)] == list(range(1, step + 1))
-
-
-def test_a_file_that_is_not_there_yet_has_no_rows(uri):
+@pytest.mark.parametrize("where", ["disk", "store"])
+def test_each_row_is_in_the_file_as_soon_as_it_is_appended(request, uri, where):
+    uri = uri if where == "disk" else f"{request.getfixturevalue('bucket')}/metrics.jsonl"
     assert read_metrics(uri) == []
+    log = MetricsLog(uri, keep_to_step=0)
+    for step in (1, 2, 3):
+        log.append({"step": step, "loss": step / 2})
+        assert read_metrics(uri) == [{"step": each, "loss": each / 2} for each in range(1, step + 1)]
 
 
-@pytest.mark.parametrize("torn", ['{"step": 4, "lo', "{", '{"step": 4, "loss": 2.0'])
-def test_a_torn_last_line_is_left_out(uri, torn):
-    write_rows(uri, [1, 2, 3])
+@pytest.mark.parametrize("torn", ["", '{"step": 5, "lo', "{", '{"step": 5, "loss": 2.0'])
+@pytest.mark.parametrize(("step", "left"), [(0, []), (2, [1, 2]), (9, [1, 2, 3, 4])])
+def test_a_resumed_run_drops_a_torn_row_and_those_after_its_step(uri, torn, step, left):
+    write_rows(uri, [1, 2, 3, 4])
     with Path(uri).open("a") as file:
         file.write(torn)
-    assert [row["step"] for row in read_metrics(uri)] == [1, 2, 3]
+    assert steps_in(uri) == [1, 2, 3, 4]
+    MetricsLog(uri, keep_to_step=step).append({"step": step + 1})
+    assert steps_in(uri) == [*left, step + 1]
 
 
-@pytest.mark.parametrize(("step", "kept"), [(0, []), (2, [1, 2]), (9, [1, 2, 3, 4])])
-def test_a_resumed_run_drops_the_rows_after_its_step(uri, step, kept):
-    write_rows(uri, [1, 2, 3, 4])
-    MetricsLog(uri, keep_to_step=step)
-    assert [row["step"] for row in read_metrics(uri)] == kept
-
-
-def test_a_resumed_run_writes_on_after_a_torn_line(uri):
-    write_rows(uri, [1, 2, 3])
-    with Path(uri).open("a") as file:
-        file.write('{"step": 4, "lo')
-    log = MetricsLog(uri, keep_to_step=2)
-    log.append({"step": 3, "loss": 9.0})
-    assert [json.loads(line)["step"] for line in Path(uri).read_text().splitlines()] == [1, 2, 3]
-    assert read_metrics(uri)[-1]["loss"] == 9.0
-
-
-def test_a_follower_sees_new_rows_only_and_each_once(uri):
+def test_a_follower_receives_only_new_rows_and_each_once(uri):
     write_rows(uri, [1])
-    seen, called = [], threading.Event()
+    rows, called = [], threading.Event()
 
-    def note(row):
-        seen.append(row["step"])
+    def on_row(row):
+        rows.append(row["step"])
         called.set()
 
-    with MetricsFollower(uri, note, interval_s=0.01):
-        assert not called.wait(0.1)
+    with MetricsFollower(uri, on_row, interval_s=0.001):
+        assert not called.wait(0.02)
         MetricsLog(uri, keep_to_step=1).append({"step": 2})
         assert called.wait(10)
         called.clear()
-        assert not called.wait(0.1)
-    assert seen == [2]
+        assert not called.wait(0.02)
+    assert rows == [2]

@@ -1,7 +1,4 @@
 import json
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -9,48 +6,46 @@ from distilray.errors import InputError
 from distilray.runtime import pieces
 from distilray.runtime.pieces import CompletedPieces, run_pieces
 
-Values = dict[str, Any]
-
 
 @pytest.fixture(autouse=True)
-def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    def one_by_one(items: Sequence[Values], task: Callable[[Values], Values], **_: object) -> Iterator[Values]:
-        return map(task, items)
-
-    monkeypatch.setattr(pieces, "run_tasks", one_by_one)
+def in_this_process(monkeypatch):
+    monkeypatch.setattr(pieces, "run_tasks", lambda items, task, **_: map(task, items))
 
 
-def run(completed: CompletedPieces, numbers: Sequence[int], task: Callable[[Values], Values]) -> list[Values]:
+@pytest.fixture
+def completed(tmp_path):
+    return CompletedPieces(str(tmp_path), "parts")
+
+
+def run(completed, numbers, task, **options):
     items = [{"number": number} for number in numbers]
-    return list(run_pieces(items, task, completed, job="job", label="job", unit="pieces"))
+    return list(run_pieces(items, task, completed, **{"job": "job", "label": "job", "unit": "pieces", **options}))
 
 
-def square(item: Values) -> Values:
+def square(item):
     return {"square": item["number"] ** 2}
 
 
-def test_the_records_are_returned_in_the_order_of_the_pieces(tmp_path: Path) -> None:
+def test_the_records_are_returned_in_the_order_of_the_pieces(completed):
     numbers = list(reversed(range(150)))
-    assert run(CompletedPieces(str(tmp_path), "parts"), numbers, square) == [{"square": n**2} for n in numbers]
+    assert run(completed, numbers, square) == [{"square": number**2} for number in numbers]
 
 
-def test_only_pieces_that_are_not_complete_run_whichever_they_are(tmp_path: Path) -> None:
-    completed, ran = CompletedPieces(str(tmp_path), "parts"), []
+def test_only_the_incomplete_pieces_run_and_each_is_recorded_after_its_task(completed):
     for number in (0, 2, 5):
-        completed.add(number, {"square": number**2})
+        completed.add(number, square({"number": number}))
+    before = []
 
-    def noted(item: Values) -> Values:
-        ran.append(item["number"])
+    def watched(item):
+        before.append((item["number"], sorted(completed.numbers())))
         return square(item)
 
-    assert [record["square"] for record in run(completed, range(6), noted)] == [0, 1, 4, 9, 16, 25]
-    assert ran == [1, 3, 4]
+    assert [record["square"] for record in run(completed, range(6), watched)] == [0, 1, 4, 9, 16, 25]
+    assert before == [(1, [0, 2, 5]), (3, [0, 1, 2, 5]), (4, [0, 1, 2, 3, 5])]
 
 
-def test_a_piece_whose_task_fails_is_not_complete(tmp_path: Path) -> None:
-    completed = CompletedPieces(str(tmp_path), "parts")
-
-    def fail_at_two(item: Values) -> Values:
+def test_a_piece_whose_task_fails_is_not_complete(completed):
+    def fail_at_two(item):
         if item["number"] == 2:
             raise InputError("piece 2: cannot be read")
         return square(item)
@@ -60,46 +55,35 @@ def test_a_piece_whose_task_fails_is_not_complete(tmp_path: Path) -> None:
     assert completed.numbers() == {0, 1}
 
 
-def test_a_piece_is_recorded_after_its_task(tmp_path: Path) -> None:
-    completed = CompletedPieces(str(tmp_path), "parts")
-
-    def look(item: Values) -> Values:
-        return {"before": sorted(completed.numbers())}
-
-    assert run(completed, range(3), look) == [{"before": []}, {"before": [0]}, {"before": [0, 1]}]
-
-
-def test_stages_of_a_run_are_apart(tmp_path: Path) -> None:
-    CompletedPieces(str(tmp_path), "parts").add(7, {})
+def test_a_record_is_one_json_file_of_its_phase(tmp_path, completed):
+    completed.add(3, {"documents": 2})
+    assert json.loads((tmp_path / "pieces/parts/000003.json").read_text()) == {"documents": 2}
     assert CompletedPieces(str(tmp_path), "files").numbers() == set()
 
 
-@pytest.mark.parametrize(("size", "start", "shown"), [(1 << 10, 2, "3/4 kB"), (1 << 26, 128, "192/256 MB")])
-def test_bytes_of_earlier_runs_count_as_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, start: int, shown: str
-) -> None:
+@pytest.mark.parametrize(
+    ("size", "start", "counts"),
+    [(1 << 10, 2, ["3/4 kB", "4/4 kB"]), (25 << 20, 51200, ["76,800/102,400 kB"]), (1 << 26, 128, ["192/256 MB"])],
+    ids=["kB", "100 MB", "more"],
+)
+def test_progress_shows_bytes_including_earlier_runs_and_the_count_of_this_run(
+    completed, monkeypatch, size, start, counts
+):
     lines, starts = [], []
 
-    class Noted(pieces.Progress):
-        def start_at(self, done: int) -> None:
+    class Recorded(pieces.Progress):
+        def start_at(self, done):
             super().start_at(done)
             starts.append(done)
 
-        def advance_to(self, done: int, note: str = "") -> None:
+        def advance_to(self, done, note=""):
             super().advance_to(done, note)
             lines.append(self.line(1.0))
 
-    monkeypatch.setattr(pieces, "Progress", Noted)
-    completed = CompletedPieces(str(tmp_path), "parts")
+    monkeypatch.setattr(pieces, "Progress", Recorded)
     for number in (0, 1):
         completed.add(number, square({"number": number}))
-    items = [{"number": number} for number in range(4)]
-    run_pieces(items, square, completed, job="j", label="j", unit="bytes", size=lambda _: size, count_key="square")
+    run(completed, range(4), square, unit="bytes", size=lambda item: size, count_key="square")
     assert starts == [start]
-    assert shown in lines[0]
+    assert all(f": {count} (" in line for count, line in zip(counts, lines, strict=False))
     assert [line.rpartition(", ")[2] for line in lines] == ["4 square", "13 square"]
-
-
-def test_a_record_is_one_json_file(tmp_path: Path) -> None:
-    CompletedPieces(str(tmp_path), "parts").add(3, {"documents": 2})
-    assert json.loads((tmp_path / "pieces/parts/000003.json").read_text()) == {"documents": 2}

@@ -1,11 +1,9 @@
-"""One process writes a run folder at a time; another one takes over from an owner that is gone."""
+"""Only one process at a time writes to a run folder; another one can replace a dead owner."""
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
@@ -15,24 +13,12 @@ from distilray.runtime import run_owner
 from distilray.runtime.run_owner import OWNER_FILE, RunOwner, check_visible
 
 HOLD = """
-import sys, time
+import sys
 from distilray.runtime.run_owner import RunOwner
 with RunOwner(sys.argv[1]):
     print("owned", flush=True)
-    time.sleep(60)
+    sys.stdin.read()
 """
-
-
-@pytest.fixture
-def other_process(tmp_path):
-    """A process of its own that owns the folder."""
-    command = [sys.executable, "-c", HOLD, str(tmp_path)]
-    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": "platform"}, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "owned\n"
-    yield process
-    process.kill()
-    process.wait()
 
 
 def record(folder, **changes):
@@ -43,78 +29,84 @@ def record(folder, **changes):
     return values
 
 
-def test_a_second_process_is_refused_with_host_pid_and_start_of_the_first(tmp_path, other_process):
-    since = json.loads((tmp_path / OWNER_FILE).read_text())["since"]
-    with pytest.raises(InputError, match=f"PID {other_process.pid} on .*{since[:10]}"), RunOwner(str(tmp_path)):
-        pass
-    assert other_process.poll() is None
+def read_record(folder):
+    return json.loads((folder / OWNER_FILE).read_text())
 
 
-def test_a_killed_process_leaves_the_folder_to_the_next_one_at_once(tmp_path, other_process):
-    other_process.send_signal(signal.SIGKILL)
-    other_process.wait()
+def own(folder, **options):
+    with RunOwner(str(folder), **options) as owner:
+        owner.check()
+        return read_record(folder)["pid"]
+
+
+def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path, root):
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(root / "platform")}
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout.readline() == "owned\n"
+        since = read_record(tmp_path)["since"]
+        with pytest.raises(InputError, match=f"run_dir={tmp_path}: in use by PID {first.pid} on .*{since[:10]}"):
+            own(tmp_path)
+        assert first.poll() is None
+        first.kill()
+        first.wait()
     assert (tmp_path / OWNER_FILE).exists()
-    with RunOwner(str(tmp_path)):
-        assert json.loads((tmp_path / OWNER_FILE).read_text())["pid"] == os.getpid()
+    assert own(tmp_path) == os.getpid()
 
 
-def test_another_process_with_the_same_pid_is_no_owner(tmp_path):
+def test_another_process_with_the_same_pid_is_not_the_owner(tmp_path):
     record(tmp_path, pid=os.getpid(), scope=run_owner._pid_namespace(), process="an earlier process")
-    with RunOwner(str(tmp_path)):
-        pass
+    own(tmp_path, renewal_s=0.01)
 
 
-def test_the_folder_is_free_after_the_block_also_after_an_error(tmp_path):
+def test_the_folder_is_released_after_the_block_also_after_an_error(tmp_path):
     with pytest.raises(KeyError), RunOwner(str(tmp_path)):
         raise KeyError
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_owner_elsewhere_that_renews_its_record_is_alive(tmp_path):
-    values = record(tmp_path)
-    renewal = threading.Timer(0.3, record, [tmp_path], {**values, "renewed": values["renewed"] + 1})
-    renewal.start()
-    with pytest.raises(InputError, match="PID 41 on node-7"), RunOwner(str(tmp_path), expiry_s=30.0):
-        pass
-    renewal.join()
+def test_an_owner_on_another_machine_that_renews_its_record_is_alive(tmp_path, monkeypatch, capsys):
+    renewed = record(tmp_path)["renewed"] + 1
+    monkeypatch.setattr(run_owner.time, "sleep", lambda seconds: record(tmp_path, renewed=renewed))
+    with pytest.raises(InputError, match="PID 41 on node-7"):
+        own(tmp_path, expiry_s=30.0)
+    assert f"{tmp_path}: owned by PID 41 on node-7; waiting 30 s" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("silent_s", [0.0, 3600.0])
-def test_an_owner_elsewhere_that_is_silent_expires(tmp_path, silent_s):
+@pytest.mark.parametrize(("silent_s", "expiry_s"), [(0.0, 0.05), (601.0, 3600.0)])
+def test_an_owner_on_another_machine_that_is_silent_expires(tmp_path, silent_s, expiry_s):
     record(tmp_path, renewed=time.time() - silent_s)
-    with RunOwner(str(tmp_path), renewal_s=0.1, expiry_s=0.5) as owner:
-        owner.check()
+    assert own(tmp_path, renewal_s=0.01, expiry_s=expiry_s) == os.getpid()
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"pid": 1}', "not JSON"])
-def test_a_record_that_no_owner_has_written_keeps_nobody_out(tmp_path, content):
+def test_a_record_that_no_owner_has_written_is_replaced(tmp_path, content):
     (tmp_path / OWNER_FILE).write_text(content)
-    with RunOwner(str(tmp_path), renewal_s=0.05):
-        pass
+    assert own(tmp_path, renewal_s=0.01) == os.getpid()
 
 
 def test_the_record_is_renewed_while_the_folder_is_owned(tmp_path):
-    def renewed():
-        return json.loads((tmp_path / OWNER_FILE).read_text())["renewed"]
-
-    with RunOwner(str(tmp_path), renewal_s=0.05):
-        first, deadline = renewed(), time.monotonic() + 10
-        while renewed() == first:
+    with RunOwner(str(tmp_path), renewal_s=0.01):
+        first, deadline = read_record(tmp_path)["renewed"], time.monotonic() + 10
+        while read_record(tmp_path)["renewed"] == first:
             assert time.monotonic() < deadline
-            time.sleep(0.05)
+            time.sleep(0.01)
 
 
-def test_an_owner_that_was_replaced_notices_it(tmp_path):
+def test_an_owner_that_was_replaced_notices_it_and_leaves_the_record(tmp_path):
     with RunOwner(str(tmp_path)) as owner:
-        owner.check()
         record(tmp_path)
         with pytest.raises(InputError, match="PID 41 on node-7"):
             owner.check()
-    assert json.loads((tmp_path / OWNER_FILE).read_text())["host"] == "node-7"
+        (tmp_path / OWNER_FILE).unlink()
+        with pytest.raises(InputError, match=f"its {OWNER_FILE} was removed during the run"):
+            owner.check()
+        record(tmp_path)
+    assert read_record(tmp_path)["host"] == "node-7"
 
 
 def test_a_folder_in_an_object_store_has_one_owner_too(bucket):
-    with RunOwner(f"{bucket}/run") as owner:
+    with RunOwner(f"{bucket}/run", renewal_s=0.01) as owner:
         owner.check()
         with pytest.raises(InputError, match=f"PID {os.getpid()}"), RunOwner(f"{bucket}/run"):
             pass

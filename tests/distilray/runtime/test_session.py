@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -10,30 +9,43 @@ from distilray.errors import InputError
 from distilray.runtime import session
 
 
-def test_the_address_of_a_dashboard_is_refused_with_the_way_to_submit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_address_of_a_dashboard_is_refused_with_the_command_that_submits(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
     with pytest.raises(InputError, match=r"RAY_ADDRESS=http.*jobs\.submit"), session.ray_session(RayConfig()):
         pass
 
 
-def test_the_labels_of_data_machines_are_those_of_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("address", "text", "labels"),
+    [
+        ("10.0.0.1:6379", "", None),
+        ("10.0.0.1:6379", "role=data, market=spot", {"role": "data", "market": "spot"}),
+        ("", "role=data", None),
+    ],
+    ids=["no labels", "cluster", "local Ray"],
+)
+def test_only_a_cluster_has_labels_of_data_nodes(monkeypatch, address, text, labels):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setenv(session.DATA_LABELS, text)
+    assert session.data_labels() == labels
+
+
+@pytest.mark.parametrize("text", ["role", "role=", "=data", "role=data,"])
+def test_labels_that_are_not_pairs_are_refused(monkeypatch, text):
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    assert session.data_labels() is None
-    monkeypatch.setenv(session.DATA_LABELS, "role=data, market=spot")
-    assert session.data_labels() == {"role": "data", "market": "spot"}
-
-
-def test_a_local_ray_has_no_labels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(session.DATA_LABELS, "role=data")
-    assert session.data_labels() is None
-
-
-@pytest.mark.parametrize("given", ["role", "role=", "=data", "role=data,"])
-def test_labels_that_are_no_pairs_are_refused(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    monkeypatch.setenv(session.DATA_LABELS, given)
+    monkeypatch.setenv(session.DATA_LABELS, text)
     with pytest.raises(InputError, match="DISTILRAY_DATA_LABELS"):
         session.data_labels()
+
+
+def refuse(item):
+    raise InputError(f"file {item['number']}: cannot be read")
+
+
+@pytest.mark.slow
+def test_bad_input_found_by_a_task_reaches_the_driver_unchanged(local_ray, tmp_path):
+    with pytest.raises(InputError, match=r"^file 7: cannot be read$"):
+        list(session.run_tasks([{"number": 7}], refuse, job="job", run_dir=str(tmp_path)))
 
 
 SCRIPT = """
@@ -43,7 +55,7 @@ from distilray.config.base import RayConfig
 from distilray.runtime.session import ray_session
 
 @ray.remote
-def where():
+def source_file():
     import distilray, jobs
     return distilray.__file__
 
@@ -53,33 +65,22 @@ with ray_session(RayConfig(num_cpus=2, object_store_mb=100)):
     assert ray.is_initialized(), "the inner session ended the outer one"
     assert ray.cluster_resources()["CPU"] == 2
     assert 90e6 < ray.cluster_resources()["object_store_memory"] < 120e6
-    assert os.path.isabs(ray.get(where.remote()))
-assert not ray.is_initialized(), "the session outlives its block"
-assert os.environ["PYTHONPATH"] == "platform", "the session has changed what this process's own children find"
+    assert os.path.isabs(ray.get(source_file.remote()))
+assert not ray.is_initialized(), "the session did not end with its block"
+assert os.environ["PYTHONPATH"] == "platform", "the session changed the import paths of children of this process"
 """
 
 
-def refuse(item: dict[str, object]) -> dict[str, object]:
-    raise InputError(f"file {item['number']}: cannot be read")
-
-
 @pytest.mark.slow
-def test_bad_input_that_a_task_finds_reaches_the_driver_as_it_is(local_ray: None, tmp_path: Path) -> None:
-    with pytest.raises(InputError) as raised:
-        list(session.run_tasks([{"number": 7}], refuse, job="job", run_dir=str(tmp_path)))
-    assert str(raised.value) == "file 7: cannot be read"
-
-
-@pytest.mark.slow
-def test_a_session_is_shared_ends_with_its_block_and_leaves_the_home_alone(root: Path, tmp_path: Path) -> None:
-    # A user who has set nothing: no token, no mode, and a source path relative to the root.
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    done = subprocess.run(
+def test_a_session_is_shared_ends_with_its_block_and_writes_nothing_to_the_home(root, tmp_path):
+    # As for a new user: no token, no mode, and a source path relative to the root.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    result = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         cwd=root,
-        env={**kept, "HOME": str(tmp_path), "PYTHONPATH": "platform"},
+        env={**environment, "HOME": str(tmp_path), "PYTHONPATH": "platform"},
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert result.returncode == 0, result.stderr[-3000:]
     assert not (tmp_path / ".ray").exists()

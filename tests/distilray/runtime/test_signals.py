@@ -9,63 +9,49 @@ from distilray.runtime.progress import Progress
 from distilray.runtime.signals import interruptible, raise_if_interrupted, run_interruptibly
 
 
+def interrupt(number=signal.SIGINT):
+    os.kill(os.getpid(), number)
+
+
+@contextlib.contextmanager
+def swallowed_interrupt():
+    with interruptible():
+        with contextlib.suppress(KeyboardInterrupt):
+            interrupt()
+        yield
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_raises_where_it_comes(number: int) -> None:
+def test_a_signal_raises_and_its_handler_is_restored_after_the_block(number):
+    before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt), interruptible():
-        os.kill(os.getpid(), number)
+        interrupt(number)
+    assert signal.getsignal(number) == before
 
 
-def test_a_signal_that_was_swallowed_is_raised_at_the_next_step() -> None:
-    with interruptible():
-        with contextlib.suppress(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt), Progress("work", total=2, unit="steps") as progress:
-            progress.advance_to(1)
+def test_a_signal_that_a_library_swallowed_is_raised_at_the_next_step():
+    with swallowed_interrupt(), pytest.raises(KeyboardInterrupt), Progress("work", total=2, unit="steps") as progress:
+        progress.advance_to(1)
 
 
-def test_other_threads_are_not_interrupted() -> None:
-    with interruptible():
-        with contextlib.suppress(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-        raised: list[BaseException] = []
-
-        def ask() -> None:
-            try:
-                raise_if_interrupted()
-            except BaseException as error:
-                raised.append(error)
-
-        thread = threading.Thread(target=ask)
-        thread.start()
-        thread.join()
-    assert raised == []
+def test_other_threads_are_not_interrupted():
+    with swallowed_interrupt():
+        run_interruptibly(raise_if_interrupted, name="other")
 
 
-def test_the_handlers_of_before_are_put_back() -> None:
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with interruptible():
+def test_a_signal_is_forgotten_after_its_block():
+    with swallowed_interrupt():
         pass
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
-
-
-def test_a_new_block_knows_nothing_of_the_last() -> None:
-    with contextlib.suppress(KeyboardInterrupt), interruptible():
-        os.kill(os.getpid(), signal.SIGINT)
+    raise_if_interrupted()
     with interruptible():
         raise_if_interrupted()
 
 
-def test_after_a_block_that_was_interrupted_other_work_goes_on() -> None:
-    with contextlib.suppress(KeyboardInterrupt), interruptible():
-        os.kill(os.getpid(), signal.SIGINT)
-    raise_if_interrupted()
-
-
-def test_a_signal_interrupts_the_wait_for_a_function_that_does_not_end() -> None:
+def test_a_signal_interrupts_the_wait_for_a_function_that_hangs():
     ended = threading.Event()
 
-    def hang() -> None:
-        os.kill(os.getpid(), signal.SIGINT)
+    def hang():
+        interrupt()
         ended.wait()
 
     with pytest.raises(KeyboardInterrupt), interruptible():
@@ -73,10 +59,7 @@ def test_a_signal_interrupts_the_wait_for_a_function_that_does_not_end() -> None
     ended.set()
 
 
-def test_the_error_of_a_function_in_a_thread_is_raised_as_it_is() -> None:
+def test_a_function_runs_in_another_thread_which_returns_its_result_or_error():
+    assert run_interruptibly(threading.current_thread, name="other").name == "other"
     with pytest.raises(ZeroDivisionError):
         run_interruptibly(lambda: 1 / 0, name="fail")
-
-
-def test_the_main_thread_is_left_to_signals() -> None:
-    assert run_interruptibly(threading.current_thread, name="other") is not threading.main_thread()
