@@ -159,7 +159,7 @@ def test_a_value_that_is_not_a_location_is_reported_in_one_line_with_its_key(
     assert "\n" not in str(caught.value)
 
 
-def test_a_recipe_is_found_in_the_home_folder(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recipe_in_the_home_folder_is_read(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "recipe.yaml").write_text("{shards_dir: s, teacher_dir: t, run_dir: r}")
     assert load_recipe("~/recipe.yaml", [], DistillConfig).run_dir == "r"

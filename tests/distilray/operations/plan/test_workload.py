@@ -39,7 +39,7 @@ def test_base_models_have_the_published_numbers_of_parameters():
     assert student.config.n_layers == 3
 
 
-def test_shards_are_as_large_as_their_schema_says(tmp_path):
+def test_shards_have_the_size_that_follows_from_their_schema(tmp_path):
     folder = write_shards(
         tmp_path / "shards", write_tokenizer(tmp_path / "tokenizer"), documents=400, chunk_mb=1.0, rows_per_shard=500
     )

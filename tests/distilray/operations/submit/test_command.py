@@ -32,28 +32,25 @@ def _no_token(monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
 
 
+WAITING = job("PENDING", job_id=ID, driver_resources="1 GPU")
+FIRST = job("FAILED", job_id=ID)
+TOO_LATE = job("PENDING", message="no GPU")
+
+
 @pytest.mark.parametrize(
     ("looks", "known", "code", "sent", "message"),
     [
         ([RUNNING, ENDED], [], 0, [ID], f"submit: {ID} SUCCEEDED\n"),
-        *[
-            ([ENDED], [job(status, job_id=ID)], 0, [], f"submit: {ID} is already {status}; attaching to it")
-            for status in ("PENDING", "RUNNING")
-        ],
-        (
-            [ENDED],
-            [job("PENDING", job_id=ID, driver_resources="1 GPU")],
-            0,
-            [],
-            "is already PENDING (its driver waits for 1 GPU); attaching",
-        ),
+        ([ENDED], [job("PENDING", job_id=ID)], 0, [], f"submit: {ID} is already PENDING; attaching to it"),
+        ([ENDED], [job("RUNNING", job_id=ID)], 0, [], f"submit: {ID} is already RUNNING; attaching to it"),
+        ([ENDED], [WAITING], 0, [], "is already PENDING (its driver waits for 1 GPU); attaching"),
         *[
             (
                 [ENDED],
-                [job("FAILED", job_id=ID), job(status, job_id=f"{ID}-2")],
+                [FIRST, job(status, job_id=f"{ID}-2")],
                 0,
                 [f"{ID}-3"],
-                f"{ID}-3, attempt 3 (the previous one, {ID}-2, is {status})",
+                f"attempt 3 (the previous one, {ID}-2, is {status})",
             )
             for status in ("SUCCEEDED", "FAILED", "STOPPED")
         ],
@@ -65,13 +62,7 @@ def _no_token(monkeypatch):
             f"{ID} FAILED: Job entrypoint command failed with exit code 2 (exit code 2)\n",
         ),
         ([KILLED], [], 1, [ID], "The actor never ran - it was cancelled. (exit code 1)\n"),
-        (
-            [job("PENDING", message="no GPU")],
-            [],
-            1,
-            [ID],
-            "still PENDING after 15 min 02 s: no GPU; the job was not stopped;",
-        ),
+        ([TOO_LATE], [], 1, [ID], "still PENDING after 15 min 02 s: no GPU; the job was not stopped;"),
         ([RUNNING, GONE], [], 1, [ID], "no response for"),
     ],
 )
@@ -81,7 +72,7 @@ def test_a_command_is_submitted_or_attached_to_and_returns_the_exit_code(capsys,
     assert cluster.sent == [(job_id, SENT) for job_id in sent]
     printed = capsys.readouterr()
     assert message in printed.err
-    assert printed.out == ("hello\n" if code != 1 or KILLED in looks or GONE in looks else "")
+    assert printed.out == ("" if looks == [TOO_LATE] else "hello\n")
 
 
 def test_of_two_simultaneous_commands_the_slower_one_attaches(capsys):

@@ -69,7 +69,7 @@ def test_an_id_has_only_letters_that_ray_and_file_systems_take():
         (["FAILED"] * 9 + ["STOPPED"], 11),
     ],
 )
-def test_an_ended_attempt_is_followed_by_the_next_and_an_active_one_is_kept(statuses, number):
+def test_an_ended_attempt_is_followed_by_the_next_and_an_active_one_is_reused(statuses, number):
     known = [job(status, job_id=BASE if not n else f"{BASE}-{n + 1}") for n, status in enumerate(statuses)]
     attempt = next_attempt(BASE, [*reversed(known), job("RUNNING", job_id="other-1")])
     assert (attempt.number, attempt.last) == (number, known[-1] if known else None)
