@@ -60,22 +60,26 @@ def test_values_are_applied_to_the_recipe_and_references_are_replaced(tmp_path):
     }
 
 
-def test_mappings_in_values_are_merged_and_overrides_replace_them(tmp_path):
+def test_values_are_merged_into_the_recipe_next_to_the_pipeline_or_else_into_the_shipped_one(tmp_path):
     text = PIPELINE.replace("words: ${words}", "sections: {b: 5, c: 6}")
     assert configs(tmp_path, text)["corpus"].sections == {"a": 1, "b": 5, "c": 6}
-    overridden = configs(tmp_path, PIPELINE, "words=4", "corpus.sections={z: 9}", "model.steps=7", "model.corpus_dir=c")
-    assert overridden["corpus"] == CorpusConfig(run_dir="runs/x/corpus", words=4, sections={"z": 9})
-    assert overridden["model"] == ModelConfig(run_dir="runs/x/model", corpus_dir="c", steps=7)
-
-
-def test_a_changed_run_folder_reaches_the_stages_that_read_it(tmp_path):
-    assert configs(tmp_path, PIPELINE, "corpus.run_dir=s3://b/c")["model"].corpus_dir == "s3://b/c"
-    assert configs(tmp_path, PIPELINE, "folder=other")["model"].corpus_dir == "other/corpus"
-
-
-def test_a_recipe_next_to_the_pipeline_takes_precedence_over_the_shipped_one(tmp_path):
     (tmp_path / "corpus.yaml").write_text("names: [own]\n")
     assert configs(tmp_path)["corpus"].names == ["own"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "corpus", "model"),
+    [
+        (["words=4", "corpus.sections={z: 9}"], {"words": 4, "sections": {"z": 9}}, {}),
+        (["model.steps=7", "model.corpus_dir=c"], {}, {"steps": 7, "corpus_dir": "c"}),
+        (["corpus.run_dir=s3://b/c"], {"run_dir": "s3://b/c"}, {"corpus_dir": "s3://b/c"}),
+        (["folder=o"], {"run_dir": "o/corpus"}, {"run_dir": "o/model", "corpus_dir": "o/corpus"}),
+    ],
+)
+def test_arguments_override_values_and_variables_for_all_stages_that_use_them(tmp_path, arguments, corpus, model):
+    before, after = configs(tmp_path), configs(tmp_path, PIPELINE, *arguments)
+    assert after["corpus"] == before["corpus"].model_copy(update=corpus)
+    assert after["model"] == before["model"].model_copy(update=model)
 
 
 def test_like_copies_an_earlier_stage_and_stages_are_all_earlier_run_folders(tmp_path):

@@ -70,7 +70,7 @@ def test_text_without_pairs_is_written_once():
     assert estimate.tokens == pytest.approx(text_tokens(TEXT), rel=1e-3)
 
 
-def test_dynamic_masks_take_no_room():
+def test_dynamic_masks_take_no_space():
     dynamic, drawn = (
         estimate_examples(TEXT, encoding(dupe_factor=1, masking={"dynamic": kind})) for kind in (True, False)
     )
