@@ -70,10 +70,13 @@ def test_following_ends_when_waiting_is_in_vain(looks, limits, error, words):
         follow(ScriptedCluster(looks, [[DROP]]), **limits)
 
 
-def test_a_pending_job_is_reported_with_the_reason_of_ray():
-    waiting = job("PENDING", message="It may be waiting\nfor resources.")
-    _, _, messages = follow(ScriptedCluster([waiting] * 20 + [DONE], [[]]))
-    assert messages == [f"PENDING for {seconds} s: It may be waiting for resources." for seconds in (16, 32)]
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [("It may be waiting\nfor resources.", "It may be waiting for resources."), ("", "Ray gives no reason")],
+)
+def test_a_pending_job_is_reported_with_the_reason_of_ray(message, reason):
+    _, _, messages = follow(ScriptedCluster([job("PENDING", message=message)] * 20 + [DONE], [[]]))
+    assert messages == [f"PENDING for {seconds} s: {reason}" for seconds in (16, 32)]
 
 
 def test_a_log_that_is_shorter_on_the_next_connection_is_not_printed_again():
