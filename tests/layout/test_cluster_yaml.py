@@ -1,4 +1,7 @@
-"""cluster.yaml and cluster.local.yaml are valid for Ray and override its unsafe defaults."""
+"""cluster.yaml and cluster.local.yaml override unsafe defaults of Ray.
+
+The doctor checks their schema, images, mounts, GPUs, profiles, security groups and tokens; see its tests.
+"""
 
 import json
 import re
@@ -9,8 +12,7 @@ from typing import Any
 import pytest
 import ray.autoscaler.aws
 import yaml
-from jsonschema import ValidationError
-from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.autoscaler._private.util import prepare_config
 
 from distilray.runtime.session import DATA_LABELS
 
@@ -43,13 +45,6 @@ def starts(cluster: Cluster) -> list[str]:
     return [command for command in commands if "ray start" in command]
 
 
-def test_ray_accepts_both_files(cluster: Cluster, local_cluster: Cluster) -> None:
-    validate_config(cluster)
-    validate_config(local_cluster)
-    with pytest.raises(ValidationError):
-        validate_config({**cluster, "setup_comands": []})
-
-
 def test_no_default_command_remains(cluster: Cluster) -> None:
     stages = [stage for stage in RAY_DEFAULTS if stage.endswith("_commands")]
     lines = [(stage, line) for stage in stages for line in cluster[stage]]
@@ -66,7 +61,6 @@ def test_ray_starts_with_tokens_and_a_dashboard_on_loopback(cluster: Cluster, lo
         assert "--head" in head
         assert "--dashboard-host=127.0.0.1" in head
         assert "0.0.0.0" not in head
-        assert each["file_mounts"] == {"~/.ray/auth_token": "~/.ray/auth_token"}
     assert "--env RAY_AUTH_MODE=token" in cluster["docker"]["run_options"]
     assert "RAY_AUTH_TOKEN=" not in (ROOT / "cluster.yaml").read_text(encoding="utf-8")
 
@@ -109,21 +103,13 @@ def test_data_tasks_are_restricted_to_data_machines(cluster: Cluster) -> None:
     assert [name for name, values in labels.items() if values.get(key) == value] == ["cpu_spot"]
 
 
-def test_every_container_has_shared_memory_and_the_gpu_container_its_gpus(cluster: Cluster) -> None:
-    docker, types = cluster["docker"], cluster["available_node_types"]
+def test_every_container_has_shared_memory_and_folders_to_spill_to(cluster: Cluster) -> None:
+    types = cluster["available_node_types"]
     workers = [types[name]["docker"]["worker_run_options"] for name in types if name != "head"]
-    for options in (docker["head_run_options"], *workers):
+    for options in (cluster["docker"]["head_run_options"], *workers):
         assert any("--shm-size=" in option for option in options)
-    assert "--gpus all" in types["gpu8"]["docker"]["worker_run_options"]
-    assert docker["disable_automatic_runtime_detection"] is True
-
-
-def test_the_folders_of_gpu_recipes_and_of_spilled_objects_are_mounted(cluster: Cluster) -> None:
-    run_dirs = [str(read(file).get("run_dir", "")) for file in (ROOT / "jobs/recipes").rglob("*.yaml")]
-    assert {"/".join(run_dir.split("/")[:3]) for run_dir in run_dirs if run_dir.startswith("/")} == {"/mnt/distilray"}
+    assert cluster["docker"]["disable_automatic_runtime_detection"] is True  # gpu8 has --gpus all
     assert all("--object-spilling-directory=/mnt/spill" in command for command in starts(cluster))
-    options = cluster["docker"]["run_options"]
-    assert {"-v /mnt/distilray:/mnt/distilray", "-v /mnt/spill:/mnt/spill"} <= set(options)
 
 
 def test_recipes_can_use_the_hub(cluster: Cluster) -> None:
@@ -131,11 +117,6 @@ def test_recipes_can_use_the_hub(cluster: Cluster) -> None:
     files = ("jobs/runtime_env.yaml", "jobs/rayjob.yaml", "serve/rayservice.yaml")
     texts = [str(cluster), *((ROOT / name).read_text(encoding="utf-8") for name in files)]
     assert not [text for text in texts if "HF_HUB_OFFLINE" in text]
-
-
-def test_images_have_digests(cluster: Cluster) -> None:
-    images = [cluster["docker"]["image"], cluster["available_node_types"]["gpu8"]["docker"]["worker_image"]]
-    assert all("@sha256:" in image for image in images)
 
 
 def test_no_data_environment_or_history_is_synchronized(cluster: Cluster) -> None:

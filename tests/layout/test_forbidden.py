@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -86,45 +86,45 @@ def lines_with(pattern: re.Pattern[str], root: Path, files: list[Path]) -> list[
 
 
 @pytest.mark.parametrize(
-    "source",
+    ("rule", "source"),
     [
-        "import torch\ntorch.load('x')",
-        "from torch import load",
-        "import pickle",
-        "from pickle import loads",
-        "import cloudpickle as c",
-        "numpy.load('x', allow_pickle=True)",
-        "AutoModel.from_pretrained(x, trust_remote_code=True)",
-        "import sys\nsys.path.insert(0, 'x')",
-        "sys.path += ['x']",
-        "sys.path = []",
-        "sys.path[0:0] = ['x']",
-        "from sys import path",
+        *[
+            (unsafe, source)
+            for source in (
+                "import torch\ntorch.load('x')",
+                "from torch import load",
+                "import pickle",
+                "from pickle import loads",
+                "import cloudpickle as c",
+                "numpy.load('x', allow_pickle=True)",
+                "AutoModel.from_pretrained(x, trust_remote_code=True)",
+                "import sys\nsys.path.insert(0, 'x')",
+                "sys.path += ['x']",
+                "sys.path = []",
+                "sys.path[0:0] = ['x']",
+                "from sys import path",
+            )
+        ],
+        *[
+            (variables_of_ray_set, source)
+            for source in (
+                "monkeypatch.setenv('RAY_JOB_ID', 'x')",
+                "os.environ['RAY_JOB_ID'] = 'x'",
+                "os.environ.update(RAY_JOB_ID='x')",
+                "os.environ.setdefault('RAY_JOB_ID', 'x')",
+                "run(env={**os.environ, 'RAY_JOB_ID': 'x'})",
+            )
+        ],
     ],
 )
-def test_unsafe_loading_and_importing_is_detected(source: str) -> None:
-    assert list(unsafe(ast.parse(source)))
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "monkeypatch.setenv('RAY_JOB_ID', 'x')",
-        "os.environ['RAY_JOB_ID'] = 'x'",
-        "os.environ.update(RAY_JOB_ID='x')",
-        "os.environ.setdefault('RAY_JOB_ID', 'x')",
-        "run(env={**os.environ, 'RAY_JOB_ID': 'x'})",
-    ],
-)
-def test_setting_a_variable_of_ray_is_detected(source: str) -> None:
-    assert list(variables_of_ray_set(ast.parse(source))) == ["1: RAY_JOB_ID"]
+def test_a_violation_is_detected(rule: Callable[[ast.Module], Iterator[str]], source: str) -> None:
+    assert len(list(rule(ast.parse(source)))) == 1
 
 
 def test_comments_text_and_the_removal_of_variables_are_allowed() -> None:
     harmless = "# torch.load(x)\n'sys.path.insert(0, x) and import pickle'\nfile.load(trust_remote_code=False)"
-    assert not list(unsafe(ast.parse(harmless)))
     removed = "monkeypatch.delenv('RAY_JOB_ID')\nos.environ.pop('RAY_JOB_ID', None)"
-    assert not list(variables_of_ray_set(ast.parse(removed)))
+    assert not [*unsafe(ast.parse(harmless)), *variables_of_ray_set(ast.parse(removed))]
 
 
 def test_no_module_unpickles_trusts_remote_code_or_edits_the_path(root: Path, project_files: list[Path]) -> None:

@@ -1,6 +1,5 @@
 import json
 import re
-from pathlib import Path
 
 import pytest
 import yaml
@@ -29,15 +28,12 @@ type: pipeline
 experiment_name: fill-mask-model-evaluation-subgraph
 description: Evaluates a model
 compute: azureml:cpu-cluster
-settings:
-  continue_on_step_failure: false
-inputs:
-  model: bert
+settings: {continue_on_step_failure: false}
+inputs: {model: bert}
 jobs:
   prepare_data_job:
     type: command
-    outputs:
-      test_data: {type: uri_file}
+    outputs: {test_data: {type: uri_file}}
   pipeline_component_job:
     type: pipeline
     component: azureml://registries/azureml/components/model_evaluation_pipeline/labels/latest
@@ -57,6 +53,10 @@ def recipe(tmp_path, values, *overrides):
     return load_recipe(str(file), ["run_dir=runs/x", *overrides], EvaluateFillMaskConfig)
 
 
+def without(*keys):
+    return {key: value for key, value in FIELDS.items() if key not in keys}
+
+
 @pytest.mark.parametrize(
     "values",
     [
@@ -69,87 +69,96 @@ def recipe(tmp_path, values, *overrides):
             "inputs": {"data": {"type": "uri_file", "path": "small.jsonl", "description": "masked texts"}},
             "jobs": {"evaluate": {"inputs": {**FIELDS, "test_data": {"path": "${{parent.inputs.data}}"}}}},
         },
-        {
-            **FIELDS,
-            "mlflow_model": {"type": "mlflow_model", "path": "bert"},
-            "test_data": {"type": "uri_file", "path": "small.jsonl"},
-        },
+        {**FIELDS, "mlflow_model": {"type": "mlflow_model", "path": "bert"}, "test_data": {"path": "small.jsonl"}},
         {**FIELDS, "input_column_names": ["input_string"]},
-        {key: value for key, value in FIELDS.items() if "column" not in key},
-        {**{key: value for key, value in FIELDS.items() if key != "mlflow_model"}, "student_dir": "bert"},
+        without("input_column_names", "label_column_name"),
+        {**without("mlflow_model"), "student_dir": "bert"},
+        # The machine on which Azure runs a job has no meaning here.
+        *[
+            {**level(FIELDS | {key: "${{parent.inputs.cluster}}"})}
+            for level in (dict, lambda fields: {"inputs": fields}, lambda fields: {"jobs": {"x": {"inputs": fields}}})
+            for key in (
+                "compute",
+                "compute_name",
+                "instance_type",
+                "compute_instance_type",
+                "instance_count",
+                "serverless",
+            )
+        ],
     ],
 )
-def test_every_way_to_write_azures_fields_means_the_same_in_ours(values):
+def test_all_notations_of_azures_fields_have_the_same_translation(values):
     assert translate_azure(values) == OURS
 
 
-def test_a_recipe_without_azures_fields_is_left_alone():
+def test_a_recipe_without_azures_fields_is_returned_unchanged():
     values = {"shards_dir": "a", "student_dir": "b", "compute": "x"}
     assert translate_azure(values) is values
     assert translate_azure(None) is None
 
 
-@pytest.mark.parametrize("key", ["evaluation_config", "evaluation_config_params"])
-def test_the_evaluation_config_names_the_causal_model(tmp_path, key):
-    (tmp_path / "config.json").write_text(PARAMS)
-    value = PARAMS if key.endswith("params") else str(tmp_path / "config.json")
-    found = translate_azure({**FIELDS, key: value})
-    assert found["causal"] == {"model_dir": "models/gpt2", "batch_size": 4, "add_start_token": False}
+@pytest.mark.parametrize(
+    ("params", "causal"),
+    [
+        (PARAMS, {"model_dir": "models/gpt2", "batch_size": 4, "add_start_token": False}),
+        ('{"metrics": ["perplexities"]}', {"model_dir": "gpt2"}),
+        ("{}", {"model_dir": "gpt2"}),
+        ('{"metrics": []}', None),
+    ],
+)
+def test_the_evaluation_config_names_the_causal_model(tmp_path, params, causal):
+    (tmp_path / "config.json").write_text(params)
+    assert translate_azure({**FIELDS, "evaluation_config_params": params}).get("causal") == causal
+    assert translate_azure({**FIELDS, "evaluation_config": str(tmp_path / "config.json")}).get("causal") == causal
 
 
-def test_the_causal_metric_is_as_azure_has_it_when_only_the_metric_is_named():
-    found = translate_azure({**FIELDS, "evaluation_config_params": '{"metrics": ["perplexities"]}'})
-    assert found["causal"] == {"model_dir": "gpt2"}
-    assert "causal" not in translate_azure({**FIELDS, "evaluation_config_params": '{"metrics": []}'})
-
-
-def test_a_whole_pipeline_file_is_a_recipe_once_its_data_is_named(tmp_path):
-    found = recipe(tmp_path, PIPELINE, "test_data=small.jsonl", "teacher_dir=big")
-    assert (found.student_dir, found.teacher_dir, found.device) == ("bert", "big", "cpu")
-    assert found.data.path == "small.jsonl"
+def test_a_pipeline_file_is_a_recipe_once_its_data_is_named(tmp_path):
+    config = recipe(tmp_path, PIPELINE, "test_data=small.jsonl", "teacher_dir=big")
+    assert (config.student_dir, config.teacher_dir, config.device) == ("bert", "big", "cpu")
+    assert config.data.path == "small.jsonl"
     with pytest.raises(RecipeError, match=r"test_data: .* of another job of the pipeline; name the file"):
         recipe(tmp_path, PIPELINE)
 
 
+SHARDS = {"student_dir": "b", "shards_dir": "s"}
+
+
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("values", "message"),
     [
-        ({"task": "text-classification"}, "evaluates fill-mask only"),
-        ({"test_data": "azureml:small:1"}, "is stored in Azure"),
-        ({"mlflow_model": {"path": "x", "version": 3}}, "mlflow_model.version: unknown"),
-        ({"mlflow_model": None}, "mlflow_model: a path is needed"),
-        ({"mlflow_model": "${{parent.inputs.model}}"}, "mlflow_model: .*another job"),
-        ({"input_column_names": ["a", "b"]}, "input_column_names: must name one column"),
-        ({"student_dir": "b"}, "mlflow_model: same setting as student_dir"),
-        ({"data": {"path": "b"}}, "test_data: same setting as data"),
-        ({"instance_kind": "large"}, "instance_kind: unknown key"),
-        ({"label_column": "x"}, "label_column: unknown key"),
-        ({"evaluation_config_params": "{"}, "evaluation_config_params: not JSON"),
-        ({"evaluation_config_params": "[]"}, "must be a JSON object, not a list"),
-        (
-            {"evaluation_config_params": '{"metric": []}'},
-            "evaluation_config_params.metric: unknown; known here: metrics",
-        ),
-        ({"evaluation_config_params": '{"metrics": ["bleu"]}'}, "'bleu' is unknown"),
-        ({"evaluation_config_params": "{}", "evaluation_config": "x"}, "keep one of them"),
-        ({"evaluation_config": "no-such.json"}, "cannot read no-such.json"),
-        ({"device": "tpu"}, "device"),
+        ({**FIELDS, "task": "text-classification"}, "evaluates fill-mask only"),
+        ({**FIELDS, "test_data": "azureml:small:1"}, "is stored in Azure"),
+        ({**FIELDS, "mlflow_model": {"path": "x", "version": 3}}, "mlflow_model.version: unknown"),
+        ({**FIELDS, "mlflow_model": None}, "mlflow_model: a path is needed"),
+        ({**FIELDS, "mlflow_model": "${{parent.inputs.model}}"}, "mlflow_model: .*another job"),
+        ({**FIELDS, "input_column_names": ["a", "b"]}, "input_column_names: must name one column"),
+        ({**FIELDS, "student_dir": "b"}, "mlflow_model: same setting as student_dir"),
+        ({**FIELDS, "data": {"path": "b"}}, "test_data: same setting as data"),
+        ({**FIELDS, "instance_kind": "large"}, "instance_kind: unknown key"),
+        ({**FIELDS, "label_column": "x"}, "label_column: unknown key"),
+        ({**FIELDS, "evaluation_config_params": "{"}, "evaluation_config_params: not JSON"),
+        ({**FIELDS, "evaluation_config_params": "[]"}, "must be a JSON object, not a list"),
+        ({**FIELDS, "evaluation_config_params": '{"metric": []}'}, "_params.metric: unknown; known here: metrics"),
+        ({**FIELDS, "evaluation_config_params": '{"metrics": ["bleu"]}'}, "'bleu' is unknown"),
+        ({**FIELDS, "evaluation_config_params": "{}", "evaluation_config": "x"}, "keep one of them"),
+        ({**FIELDS, "evaluation_config": "no-such.json"}, "cannot read no-such.json"),
+        ({**FIELDS, "device": "tpu"}, "device"),
+        ({"jobs": {name: {"inputs": dict(FIELDS)} for name in "ab"}}, "more than one job evaluates"),
+        ({"task": "fill-mask", "input_column_names": "a", "student_dir": "b"}, "add test_data"),
+        # Rules for our own keys.
+        ({"student_dir": "b"}, "exactly one source of masks"),
+        ({**SHARDS, "data": {"path": "d"}}, "exactly one source of masks"),
+        ({**SHARDS, "causal": {"model_dir": "g"}}, "causal: needs texts"),
+        ({**SHARDS, "fault_tolerance": {"max_bad_fraction": 0.1}}, "fault_tolerance: has no effect with s"),
+        ({**SHARDS, "scaling": {"actors": 2}}, "scaling: has no effect with shards_dir"),
+        ({"student_dir": "b", "data": {"path": "d"}, "cache": {"max_gb": 1.0}}, "cache: has no effect with data"),
     ],
 )
-def test_unsupported_values_are_rejected_by_name_in_one_line(tmp_path, changes, message):
+def test_unsupported_values_are_rejected_by_name_in_one_line(tmp_path, values, message):
     with pytest.raises(RecipeError, match=message) as caught:
-        recipe(tmp_path, {**FIELDS, **changes})
+        recipe(tmp_path, values)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "key", ["compute", "compute_name", "instance_type", "compute_instance_type", "instance_count", "serverless"]
-)
-@pytest.mark.parametrize("level", ["top", "inputs", "job"])
-def test_where_azure_runs_means_nothing_here(key, level):
-    fields = {**FIELDS, key: "${{parent.inputs.cluster}}"}
-    levels = {"top": fields, "inputs": {"inputs": fields}, "job": {"jobs": {"evaluate": {"inputs": fields}}}}
-    assert translate_azure(levels[level]) == OURS
 
 
 @pytest.mark.parametrize(
@@ -163,28 +172,28 @@ def test_where_azure_runs_means_nothing_here(key, level):
         ("evaluation_config_params='{\"metrics\": []}'", "causal", None),
     ],
 )
-def test_a_value_at_the_top_replaces_that_of_the_pipeline(override, key, value):
+def test_a_value_at_the_top_level_overrides_that_of_the_pipeline(override, key, value):
     name, _, text = override.partition("=")
     pipeline = {"jobs": {"evaluate": {"inputs": {**FIELDS, "evaluation_config": "absent.json"}}}}
     own = {"causal": None} if name != "causal" and "config" not in name else {}
     assert translate_azure({**pipeline, **own, name: yaml.safe_load(text)}).get(key) == value
 
 
-def test_paths_of_the_yaml_are_looked_up_beside_it_when_they_are_not_in_the_working_folder(tmp_path, monkeypatch):
-    config = tmp_path / "azure" / "small-test-[MASK].jsonl", tmp_path / "azure" / "config.json"
-    for file, text in zip(config, ("{}", '{"metrics": ["perplexities"], "model_id": "gpt"}'), strict=True):
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(text)
-    (tmp_path / "azure" / "gpt").mkdir()
-    (tmp_path / "work" / "bert").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "work")
+def test_a_path_that_does_not_exist_in_the_working_directory_is_resolved_next_to_the_recipe(tmp_path, monkeypatch):
+    azure, work = tmp_path / "azure", tmp_path / "work"
+    for folder in (azure / "gpt", work / "bert"):
+        folder.mkdir(parents=True)
+    (azure / "small-test-[MASK].jsonl").write_text("{}")
+    (azure / "config.json").write_text('{"metrics": ["perplexities"], "model_id": "gpt"}')
+    monkeypatch.chdir(work)
     values = {**FIELDS, "test_data": {"path": "./small-test-[MASK].jsonl"}, "evaluation_config": "config.json"}
-    loaded = recipe(tmp_path / "azure", values)
-    assert (loaded.data.path, loaded.causal.model_dir) == (str(config[0]), str(tmp_path / "azure" / "gpt"))
-    assert loaded.student_dir == "bert"
-    (tmp_path / "work" / "gpt").mkdir()
-    assert recipe(tmp_path / "azure", values).causal.model_dir == "gpt"
-    assert recipe(tmp_path / "azure", {**values, "test_data": "*.jsonl"}).data.path == str(tmp_path / "azure/*.jsonl")
+    config = recipe(azure, values)
+    assert config.data.path == str(azure / "small-test-[MASK].jsonl")
+    assert config.causal.model_dir == str(azure / "gpt")
+    assert config.student_dir == "bert"
+    (work / "gpt").mkdir()
+    assert recipe(azure, values).causal.model_dir == "gpt"
+    assert recipe(azure, {**values, "test_data": "*.jsonl"}).data.path == str(azure / "*.jsonl")
 
 
 def test_all_values_to_correct_are_reported_in_one_line(tmp_path):
@@ -208,37 +217,8 @@ def test_all_values_to_correct_are_reported_in_one_line(tmp_path):
         load_recipe(str(file), [], EvaluateFillMaskConfig)
 
 
-def test_columns_without_data_and_two_evaluations_are_refused(tmp_path):
-    with pytest.raises(RecipeError, match="add test_data"):
-        recipe(tmp_path, {"task": "fill-mask", "input_column_names": "a", "student_dir": "b"})
-    with pytest.raises(ValueError, match="more than one job evaluates"):
-        translate_azure({"jobs": {name: {"inputs": FIELDS} for name in "ab"}})
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"student_dir": "b"}, "exactly one source of masks"),
-        ({"student_dir": "b", "shards_dir": "s", "data": {"path": "d"}}, "exactly one source of masks"),
-        ({"student_dir": "b", "shards_dir": "s", "causal": {"model_dir": "g"}}, "causal: needs texts"),
-        (
-            {"student_dir": "b", "shards_dir": "s", "fault_tolerance": {"max_bad_fraction": 0.1}},
-            "fault_tolerance: has no effect with s",
-        ),
-        ({"student_dir": "b", "shards_dir": "s", "scaling": {"actors": 2}}, "scaling: has no effect with shards_dir"),
-        ({"student_dir": "b", "data": {"path": "d"}, "cache": {"max_gb": 1.0}}, "cache: has no effect with data"),
-    ],
-)
-def test_a_recipe_names_one_source_of_masks_and_only_what_it_uses(tmp_path, values, message):
-    with pytest.raises(RecipeError, match=message):
-        recipe(tmp_path, values)
-
-
-def test_the_shipped_recipe_with_azures_names_is_read_as_ours():
-    found = load_recipe(str(Path("jobs/recipes/evaluate_fill_mask/azure.yaml")), [], EvaluateFillMaskConfig)
-    assert (found.data.text_column, found.data.answer_column, found.data.scored_masks) == (
-        "input_string",
-        "title",
-        "first",
-    )
-    assert found.causal is None
+def test_the_shipped_recipe_with_azures_names_is_valid():
+    config = load_recipe("jobs/recipes/evaluate_fill_mask/azure.yaml", [], EvaluateFillMaskConfig)
+    data = config.data
+    assert (data.text_column, data.answer_column, data.scored_masks) == ("input_string", "title", "first")
+    assert config.causal is None

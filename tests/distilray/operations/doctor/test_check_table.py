@@ -6,6 +6,7 @@ from distilray.operations.doctor import check_table
 from distilray.operations.doctor.check import CheckResult, run_checks
 from distilray.operations.doctor.check_table import CHECKS, CheckContext, applicable_checks
 from distilray.operations.doctor.cluster import ClusterNode, ClusterState
+from distilray.operations.doctor.machine import Gpu, TorchBuild
 
 DASHBOARD, GCS = "http://127.0.0.1:8265", "10.0.0.1:6379"
 CAPACITY = {"memory", "shared memory", "spill disk", "cache disk", "gpu", "threads"}
@@ -75,6 +76,14 @@ def test_the_workers_of_a_recipe_are_compared_with_the_cluster(cluster):
     assert statuses(context_of(DASHBOARD, recipe(scaling={"num_workers": 16})), "workers") == ["fail"]
 
 
+@pytest.mark.parametrize(("num_cpus", "gpus", "status"), [(32, 8, "ok"), (31, 8, "fail"), (32, 7, "fail")])
+def test_without_a_cluster_the_workers_are_compared_with_this_machine(monkeypatch, num_cpus, gpus, status):
+    build = TorchBuild("2.13", "12.8", "570.1", (Gpu("NVIDIA H100", 80 * 10**9, (9, 0)),) * gpus)
+    monkeypatch.setattr(TorchBuild, "of", lambda: build)
+    config = recipe(ray={"num_cpus": num_cpus}, scaling={"num_workers": 8, "cpus_per_worker": 4})
+    assert statuses(context_of(config=config), "workers") == [status]
+
+
 def test_a_cluster_that_does_not_answer_fails_once(free_port):
     closed = context_of(f"http://127.0.0.1:{free_port()}", recipe())
     assert statuses(closed, "jobs api", "cluster", "workers") == ["fail", "fail", "warn"]
@@ -83,7 +92,7 @@ def test_a_cluster_that_does_not_answer_fails_once(free_port):
 def test_a_hanging_cluster_is_contacted_once(monkeypatch, hang):
     requests = []
     monkeypatch.setattr(check_table.clusters, "read_cluster", lambda *values: requests.append(values) or hang())
-    first, second = results(context_of(GCS, recipe()), "ray", "cluster", timeout_s=0.05)
+    first, second = results(context_of(GCS, recipe()), "ray", "cluster", timeout_s=0.5)
     assert "no answer" in first.message
     assert "does not answer" in second.message
     assert len(requests) == 1

@@ -62,7 +62,7 @@ def test_an_address_without_a_scheme_is_a_dashboard_unless_grpc_answers(answer, 
         assert cluster_address(address, {}) == f"{scheme}{address}"
 
 
-def test_a_port_where_nothing_listens_is_taken_for_a_dashboard_and_refused_as_a_gcs(free_port):
+def test_a_port_where_nothing_listens_is_that_of_a_dashboard_and_refused_as_a_gcs(free_port):
     address = f"127.0.0.1:{free_port()}"
     assert cluster_address(address, {}) == f"http://{address}"
     with pytest.raises(InputError, match="nothing answers"):

@@ -87,10 +87,10 @@ def test_the_shipped_files_pass_once_they_are_filled_in(cluster: Cluster, local_
 
 
 def test_the_recipes_for_a_cluster_write_to_the_folder_that_is_checked(root: Path) -> None:
-    recipes = [yaml.safe_load(file.read_text()) for file in (root / "jobs/recipes").glob("*/card.yaml")]
-    folders = [recipe["run_dir"] for recipe in recipes if recipe["run_dir"].startswith("/")]
-    assert folders
-    assert all(folder.startswith(f"{SHARED_FOLDER}/") for folder in folders)
+    run_dirs = [
+        str(yaml.safe_load(file.read_text()).get("run_dir")) for file in (root / "jobs/recipes").rglob("*.yaml")
+    ]
+    assert {"/".join(run_dir.split("/")[:3]) for run_dir in run_dirs if run_dir.startswith("/")} == {SHARED_FOLDER}
 
 
 GPU8, HEAD, SPOT = (f"available_node_types.{name}" for name in ("gpu8", "head", "cpu_spot"))

@@ -49,12 +49,13 @@ def distill(**values: object) -> DistillConfig:
 
 @pytest.fixture
 def teacher_dir(tmp_path: Path) -> str:
-    """Model folder with one small tensor."""
+    """Model folder with two small tensors."""
     folder = tmp_path / "teacher"
     folder.mkdir()
     (folder / "config.json").write_text('{"model_type": "bert"}')
     (folder / "tokenizer.json").write_text("{}")
-    save_file({"weight": np.zeros(100, np.float32)}, folder / "model.safetensors")
+    tensors = {"a": np.zeros(100, np.float32), "b": np.zeros(50, np.float32)}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return str(folder)
 
 
@@ -99,7 +100,7 @@ def test_missing_complete_and_undamaged_inputs_are_ok(shards_dir, teacher_dir):
     assert models() == ok("the recipe reads no model")
     assert check_runs(reads(shards_dir=shards_dir)).status == "ok"
     finding = models(teacher_dir=teacher_dir, tokenizer_dir=teacher_dir)
-    assert re.match(r"ok: teacher_dir .* \(bert, 1 tensors\), tokenizer_dir .* exists", text_of(finding))
+    assert re.match(r"ok: teacher_dir .* \(bert, 2 tensors\), tokenizer_dir .* exists", text_of(finding))
 
 
 def truncated(data: bytes) -> bytes:
@@ -124,9 +125,8 @@ def truncated(data: bytes) -> bytes:
     ],
 )
 def test_a_missing_or_damaged_file_is_named(shards_dir, teacher_dir, tmp_path, key, pattern, damage, words):
-    source, check = (
-        (shards_dir, check_runs) if key == "shards_dir" else (teacher_dir, partial(check_models, offline=True))
-    )
+    source = shards_dir if key == "shards_dir" else teacher_dir
+    check = check_runs if key == "shards_dir" else partial(check_models, offline=True)
     folder = Path(shutil.copytree(source, tmp_path / "input"))
     file = min(folder.glob(pattern))
     if damage is None:

@@ -63,7 +63,7 @@ def one_run(workers, *, stragglers=0.0, **changes):
 
 @pytest.mark.parametrize("model", [REAL, PERFECT, dataclasses.replace(REAL, cores=2.0, max_machines=1)])
 @pytest.mark.parametrize("per_hour", [0.0, 0.3])
-def test_workers_never_do_more_than_as_many_times_one_undisturbed(model, per_hour):
+def test_throughput_is_at_most_that_of_ideal_scaling(model, per_hour):
     for run in runs(model, per_hour=per_hour):
         assert run.tokens_per_s <= run.workers * REAL.tokens / REAL.compute_s * (1 + 1e-12)
         assert 0 < run.efficiency <= 1 + 1e-12
@@ -168,25 +168,19 @@ def times(rate, *, preemption_notice=False, restart_s=60.0, machines=1, trials=4
     )
 
 
-def test_without_preemptions_a_run_takes_its_work():
+def test_preemptions_cost_restarts_and_without_a_notice_half_an_interval_of_steps():
     seconds, preemptions = times(0.0)
     assert (seconds == WORK_S).all()
     assert not preemptions.any()
-
-
-def test_a_notice_in_time_costs_the_restarts_and_no_steps():
     seconds, preemptions = times(0.5, preemption_notice=True)
     assert seconds == pytest.approx(WORK_S + 60.0 * preemptions)
-
-
-def test_without_a_notice_about_half_an_interval_is_repeated_each_time():
     seconds, preemptions = times(0.5)
     repeated = seconds - WORK_S - 60.0 * preemptions
     assert repeated.sum() / preemptions.sum() == pytest.approx(INTERVAL_S / 2, rel=0.05)
     assert (repeated <= INTERVAL_S * preemptions + 1e-6).all()
 
 
-def test_preemptions_are_as_many_as_machines_and_hours_say():
+def test_the_number_of_preemptions_follows_from_machines_and_hours():
     _, preemptions = times(0.2, preemption_notice=True, restart_s=0.0, machines=3)
     assert preemptions.mean() == pytest.approx(0.2 * 3 * WORK_S / 3600, rel=0.1)
 

@@ -39,7 +39,7 @@ def test_base_models_have_the_published_numbers_of_parameters():
     assert student.config.n_layers == 3
 
 
-def test_shards_are_as_large_as_their_schema_says(tmp_path):
+def test_shards_have_the_size_that_follows_from_their_schema(tmp_path):
     folder = write_shards(
         tmp_path / "shards", write_tokenizer(tmp_path / "tokenizer"), documents=400, chunk_mb=1.0, rows_per_shard=500
     )
@@ -70,7 +70,7 @@ def test_text_without_pairs_is_written_once():
     assert estimate.tokens == pytest.approx(text_tokens(TEXT), rel=1e-3)
 
 
-def test_dynamic_masks_take_no_room():
+def test_dynamic_masks_take_no_space():
     dynamic, drawn = (
         estimate_examples(TEXT, encoding(dupe_factor=1, masking={"dynamic": kind})) for kind in (True, False)
     )

@@ -8,7 +8,13 @@ from ray.exceptions import AuthenticationError
 
 from distilray.operations.submit import client
 from distilray.operations.submit.client import ClusterClient
-from distilray.operations.submit.job_records import ClusterError, DuplicateJobError, Submission, UnreachableError
+from distilray.operations.submit.job_records import (
+    ClusterError,
+    DriverResources,
+    DuplicateJobError,
+    Submission,
+    UnreachableError,
+)
 
 SENT = Submission("python -m jobs.distill", "/checkout", ("/runs",), {"A": "1"}, {"run_dir": "/r"})
 
@@ -57,7 +63,7 @@ def connected(monkeypatch):
     return connect
 
 
-def test_a_silent_stream_says_so_and_loses_nothing(connected):
+def test_a_silent_stream_yields_none_and_loses_nothing(connected):
     resumed = threading.Event()
     cluster = connected(pieces=["one\n", resumed, "two\n"])
     stream = cluster.tail("a-1")
@@ -76,7 +82,7 @@ def test_a_stream_that_breaks_is_unreachable_in_one_line(connected, fault):
         next(stream)
 
 
-def test_a_stream_that_is_left_is_closed(connected):
+def test_leaving_a_stream_closes_it(connected):
     cluster = connected(pieces=["one\n", 60.0])
     stream = cluster.tail("a-1")
     next(stream)
@@ -84,7 +90,7 @@ def test_a_stream_that_is_left_is_closed(connected):
     assert cluster._client.closed
 
 
-def test_ctrl_c_leaves_a_silent_stream_at_once_and_closes_it(connected, monkeypatch):
+def test_ctrl_c_leaves_a_silent_stream_immediately_and_closes_it(connected, monkeypatch):
     monkeypatch.setattr(client, "_SILENCE_S", 60.0)
 
     def press():
@@ -100,6 +106,9 @@ def test_ctrl_c_leaves_a_silent_stream_at_once_and_closes_it(connected, monkeypa
     assert cluster._client.closed
 
 
+TRACEBACK = RuntimeError("status code 500: Traceback\n  File x\nOSError: full\n.")
+
+
 @pytest.mark.parametrize(
     ("fault", "kind", "words"),
     [
@@ -108,11 +117,7 @@ def test_ctrl_c_leaves_a_silent_stream_at_once_and_closes_it(connected, monkeypa
         (requests.ConnectionError("refused"), UnreachableError, "no answer; .*ray dashboard cluster.yaml"),
         (requests.Timeout("30"), UnreachableError, "no answer"),
         (requests.HTTPError("502 of a proxy"), UnreachableError, "no Ray dashboard at this address .502 of a proxy"),
-        (
-            RuntimeError("status code 500: Traceback\n  File x\nOSError: full\n."),
-            UnreachableError,
-            "500.* OSError: full",
-        ),
+        (TRACEBACK, UnreachableError, "500.* OSError: full"),
     ],
 )
 def test_every_error_is_one_line_with_the_address(connected, fault, kind, words):
@@ -127,20 +132,26 @@ def test_an_unknown_job_is_none(connected):
     assert connected(fault=fault).job("a-1") is None
 
 
-def test_an_id_in_use_is_distinguished_from_other_errors(connected):
-    in_use = RuntimeError(
-        "Request failed with status code 500: Traceback\nValueError: submission_id a-1 already exists."
-    )
-    with pytest.raises(DuplicateJobError):
-        connected(fault=in_use).submit(SENT, "a-1")
-    with pytest.raises(UnreachableError):
-        connected(fault=RuntimeError("no agent")).submit(SENT, "a-1")
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        ("status code 500: Traceback\nValueError: submission_id a-1 already exists.", DuplicateJobError),
+        ("no agent", UnreachableError),
+    ],
+)
+def test_an_id_in_use_is_distinguished_from_other_errors(connected, fault, kind):
+    with pytest.raises(kind):
+        connected(fault=RuntimeError(fault)).submit(SENT, "a-1")
 
 
-def test_only_files_and_variables_are_sent(connected):
+@pytest.mark.parametrize(
+    ("driver", "resources"),
+    [(DriverResources(), (None, None, None)), (DriverResources(2.0, 0.5, 10**9), (2.0, 0.5, 10**9))],
+)
+def test_files_variables_and_resources_are_sent(connected, driver, resources):
     cluster = connected()
-    cluster.submit(SENT, "a-1")
+    cluster.submit(Submission(SENT.entrypoint, "/checkout", ("/runs",), {"A": "1"}, {"run_dir": "/r"}, driver), "a-1")
     sent = cluster._client.sent
-    assert sent["submission_id"] == "a-1"
+    assert (sent["submission_id"], sent["entrypoint"], sent["metadata"]) == ("a-1", SENT.entrypoint, {"run_dir": "/r"})
     assert sent["runtime_env"] == {"working_dir": "/checkout", "excludes": ["/runs"], "env_vars": {"A": "1"}}
-    assert sent["entrypoint_num_gpus"] is None
+    assert tuple(sent[f"entrypoint_{name}"] for name in ("num_cpus", "num_gpus", "memory")) == resources

@@ -1,5 +1,3 @@
-from dataclasses import dataclass, field
-
 import pytest
 
 from distilray.errors import InputError
@@ -9,120 +7,86 @@ from tests.distilray.operations.submit.scripted_cluster import DROP, GONE, SILEN
 
 ID = "distill-0123456789ab"
 RUNNING, DONE = job("RUNNING"), job("SUCCEEDED", code=0)
+LOG = "one\ntwo\nthree\n"
 
 
-@dataclass
-class Seen:
-    printed: list[str] = field(default_factory=list)
-    messages: list[str] = field(default_factory=list)
-
-    def follow(self, cluster, **limits):
-        follower = Follower(
-            cluster, "distill-1", cluster.timing(**limits), write=self.printed.append, notify=self.messages.append
-        )
-        return follower.follow()
-
-    @property
-    def log(self):
-        return "".join(self.printed)
+def follow(cluster, **limits):
+    """Return the status at the end, the printed chunks of the log and the messages."""
+    printed, messages = [], []
+    timing = cluster.timing(**limits)
+    record = Follower(cluster, "distill-1", timing, write=printed.append, notify=messages.append).follow()
+    return record.status, printed, messages
 
 
-@pytest.fixture
-def seen():
-    return Seen()
+def test_a_stream_is_printed_as_it_arrives():
+    cluster = ScriptedCluster([RUNNING, DONE], [["one\n", "two\nth", "ree\n"]], text=LOG)
+    assert follow(cluster) == ("SUCCEEDED", ["one\n", "two\nth", "ree\n"], [])
 
 
-def test_a_stream_that_lives_is_printed_as_it_comes(seen):
-    cluster = ScriptedCluster([RUNNING, DONE], [["one\n", "two\nth", "ree\n"]], text="one\ntwo\nthree\n")
-    assert seen.follow(cluster).status == "SUCCEEDED"
-    assert seen.printed == ["one\n", "two\nth", "ree\n"]
+STREAMS = {
+    "interrupted once": ([RUNNING] * 2, [["one\n", DROP], ["one\ntwo\n", "three\n"]]),
+    "interrupted inside a line, twice": ([RUNNING] * 3, [["one\ntw", DROP], ["one\n", "two\n", DROP], [LOG]]),
+    "interrupted before the first line": ([RUNNING] * 3, [[DROP], [DROP], ["one\n", "two\nthree\n"]]),
+    "closed without an error": ([RUNNING] * 3, [["one\n"], ["one\ntwo\n"], [LOG]]),
+    "end of the log lost": ([RUNNING], [["one\n", DROP]]),
+    "unreachable for a while": ([RUNNING, GONE, GONE, GONE, RUNNING], [["one\n", DROP], ["one\n"]]),
+    "dead connection at the end of the job": ([RUNNING] * 2, [["one\n", *[SILENCE] * 1000]]),
+    "never ran": ([job("PENDING")], [[]]),
+}
 
 
-@pytest.mark.parametrize(
-    "connections",
-    [
-        [["one\n", DROP], ["one\ntwo\n", "three\n"]],
-        [["one\ntw", DROP], ["one\n", "two\n", DROP], ["one\ntwo\nthree\n"]],
-        [[DROP], [DROP], ["one\n", "two\nthree\n"]],
-        [["one\n"], ["one\ntwo\n"], ["one\ntwo\nthree\n"]],
-    ],
-    ids=["once", "inside of a line, twice", "before the first line", "closed without a word"],
-)
-def test_a_broken_stream_is_resumed_and_every_line_is_printed_once(seen, connections):
-    looks = [RUNNING] * len(connections) + [DONE]
-    seen.follow(ScriptedCluster(looks, connections, text="one\ntwo\nthree\n"))
-    assert seen.log == "one\ntwo\nthree\n"
-
-
-def test_the_end_of_the_log_is_fetched_when_the_stream_lost_it(seen):
-    seen.follow(ScriptedCluster([RUNNING, DONE], [["one\n", DROP]], text="one\nlast words\n"))
-    assert seen.log == "one\nlast words\n"
-
-
-def test_the_end_of_a_job_is_noticed_behind_a_dead_connection(seen):
-    cluster = ScriptedCluster([RUNNING, RUNNING, DONE], [["one\n"] + [SILENCE] * 1000], text="one\ntwo\n")
-    assert seen.follow(cluster).status == "SUCCEEDED"
-    assert seen.log == "one\ntwo\n"
+@pytest.mark.parametrize(("looks", "connections"), STREAMS.values(), ids=STREAMS)
+def test_every_line_of_the_log_is_printed_once(looks, connections):
+    cluster = ScriptedCluster([*looks, DONE], connections, text=LOG)
+    status, printed, messages = follow(cluster)
+    assert (status, "".join(printed)) == ("SUCCEEDED", LOG)
+    assert sum("trying again" in message for message in messages) == looks.count(GONE)
     assert cluster.clock.now < 20
 
 
-def test_a_connection_that_may_be_dead_is_replaced_less_and_less_often(seen):
-    quiet = [SILENCE] * 1000
-    cluster = ScriptedCluster([RUNNING] * 130 + [DONE], [["one\n", *quiet], ["one\n", *quiet]], text="one\n")
-    seen.follow(cluster)
-    assert seen.log == "one\n"
+def test_a_silent_connection_is_replaced_less_and_less_often():
+    quiet = ["one\n", *[SILENCE] * 1000]
+    cluster = ScriptedCluster([RUNNING] * 130 + [DONE], [quiet, quiet], text="one\n")
+    assert follow(cluster)[1] == ["one\n"]
     assert cluster.clock.now > 500
     assert cluster.tails == 4  # after 60, 120, 240 s
 
 
-def test_a_cluster_that_does_not_answer_for_a_while_is_asked_again(seen):
-    cluster = ScriptedCluster([RUNNING, GONE, GONE, GONE, RUNNING, DONE], [["one\n", DROP], ["one\n"]], text="one\n")
-    assert seen.follow(cluster).status == "SUCCEEDED"
-    assert sum("trying again" in line for line in seen.messages) == 3
+WAITING = job("PENDING", message="waiting for GPU", driver_resources="1 GPU")
 
 
-def test_a_cluster_that_never_answers_again_ends_the_following(seen):
-    with pytest.raises(FollowTimeoutError, match=r"no response for 1[01] min .* http://head:8265"):
-        seen.follow(ScriptedCluster([RUNNING, GONE], [[DROP]]), lost_limit_s=600)
+@pytest.mark.parametrize(
+    ("looks", "limits", "error", "words"),
+    [
+        ([RUNNING, GONE], {"lost_limit_s": 600}, FollowTimeoutError, "no response for 1[01] min .* http://head:8265"),
+        ([RUNNING, ClusterError("403")], {}, ClusterError, "^403$"),
+        ([RUNNING, None], {}, FollowTimeoutError, "no longer knows the job"),
+        ([WAITING], {"pending_limit_s": 60}, FollowTimeoutError, "still PENDING .* 1 min 02 s: waiting for GPU"),
+    ],
+    ids=["unreachable", "refused", "forgotten", "pending"],
+)
+def test_following_ends_when_waiting_is_in_vain(looks, limits, error, words):
+    with pytest.raises(error, match=words):
+        follow(ScriptedCluster(looks, [[DROP]]), **limits)
 
 
-def test_a_cluster_that_refuses_is_not_asked_again(seen):
-    with pytest.raises(ClusterError, match="403"):
-        seen.follow(ScriptedCluster([RUNNING, ClusterError("403")], [[DROP]]))
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [("It may be waiting\nfor resources.", "It may be waiting for resources."), ("", "Ray gives no reason")],
+)
+def test_a_pending_job_is_reported_with_the_reason_of_ray(message, reason):
+    _, _, messages = follow(ScriptedCluster([job("PENDING", message=message)] * 20 + [DONE], [[]]))
+    assert messages == [f"PENDING for {seconds} s: {reason}" for seconds in (16, 32)]
 
 
-def test_a_job_that_its_cluster_has_forgotten_ends_the_following(seen):
-    with pytest.raises(FollowTimeoutError, match="no longer knows the job"):
-        seen.follow(ScriptedCluster([RUNNING, None], [[DROP]]))
-
-
-def test_a_pending_job_is_reported_with_the_reason_of_ray(seen):
-    waiting = job("PENDING", message="It may be waiting\nfor resources.")
-    seen.follow(ScriptedCluster([waiting] * 20 + [DONE], [[]]))
-    assert seen.messages == ["PENDING for 16 s: It may be waiting for resources.",
-                         "PENDING for 32 s: It may be waiting for resources."]  # fmt: skip
-
-
-def test_the_wait_for_a_pending_job_has_a_limit(seen):
-    waiting = job("PENDING", message="waiting for GPU")
-    with pytest.raises(FollowTimeoutError, match=r"still PENDING after 1 min 02 s: waiting for GPU"):
-        seen.follow(ScriptedCluster([waiting], [[]]), pending_limit_s=60)
-
-
-def test_a_job_that_never_ran_ends_with_its_log(seen):
-    failed = job("FAILED", message="runtime env failed")
-    assert seen.follow(ScriptedCluster([job("PENDING"), failed], [[]], text="set-up log\n")).status == "FAILED"
-    assert seen.log == "set-up log\n"
-
-
-def test_a_log_that_is_shorter_the_next_time_is_not_printed_again():
+def test_a_log_that_is_shorter_on_the_next_connection_is_not_printed_again():
     printed = []
     once = LogPrinter(printed.append)
     once.feed("one\ntwo\n")
     once.rewind()
     assert not once.feed("one\n")
     assert once.feed("two\nthree\n")
-    assert "".join(printed) == "one\ntwo\nthree\n"
+    assert "".join(printed) == LOG
 
 
 @pytest.mark.parametrize(
@@ -144,42 +108,30 @@ def test_the_exit_code_is_that_of_the_command(record, code):
     assert exit_code_of(record) == code
 
 
-def stop(cluster):
-    lines = []
-    stop_job(cluster, ID, cluster.timing(), notify=lines.append)
-    return lines
-
-
-def test_a_running_job_is_stopped_and_waited_for():
-    cluster = ScriptedCluster([job("RUNNING"), job("RUNNING"), job("STOPPED")])
-    assert stop(cluster) == [f"{ID} is stopped (STOPPED)"]
-    assert (cluster.stopped, cluster.killed) == ([ID], [])
-
-
-def test_a_pending_job_that_starts_is_stopped_by_ray_alone():
-    cluster = ScriptedCluster([job("PENDING"), job("PENDING"), job("STOPPED")])
-    stop(cluster)
-    assert (cluster.stopped, cluster.killed) == ([ID], [])
-
-
-def test_a_job_that_stays_pending_is_killed_once():
-    waiting = job("PENDING", driver_resources="1 GPU")
-    cluster = ScriptedCluster([*[waiting] * 8, job("FAILED")])
-    assert stop(cluster) == [f"{ID} is waiting for 1 GPU; removing it from the queue", f"{ID} is stopped (FAILED)"]
-    assert (cluster.stopped, cluster.killed) == ([ID], [ID])
-
-
-def test_a_job_that_has_ended_is_left_alone():
-    cluster = ScriptedCluster([job("SUCCEEDED")])
-    assert stop(cluster) == [f"{ID} has already ended (SUCCEEDED)"]
-    assert (cluster.stopped, cluster.killed) == ([], [])
+STOPPED, REMOVED = job("STOPPED"), f"{ID} is waiting for 1 GPU; removing it from the queue"
 
 
 @pytest.mark.parametrize(
-    ("looks", "words"),
-    [([None], "no such job on http://head:8265"), ([job("RUNNING")], "still RUNNING 2 min")],
-    ids=["unknown", "does not end"],
+    ("looks", "messages", "stopped", "killed"),
+    [
+        ([RUNNING, RUNNING, STOPPED], [f"{ID} is stopped (STOPPED)"], 1, 0),
+        ([WAITING, WAITING, STOPPED], [f"{ID} is stopped (STOPPED)"], 1, 0),  # its driver can start
+        ([RUNNING, None], [f"{ID} is stopped"], 1, 0),
+        ([*[WAITING] * 8, job("FAILED")], [REMOVED, f"{ID} is stopped (FAILED)"], 1, 1),
+        ([DONE], [f"{ID} has already ended (SUCCEEDED)"], 0, 0),
+    ],
+)
+def test_a_job_is_stopped_by_ray_and_killed_only_if_it_stays_pending(looks, messages, stopped, killed):
+    cluster, lines = ScriptedCluster(looks), []
+    stop_job(cluster, ID, cluster.timing(), notify=lines.append)
+    assert lines == messages
+    assert (cluster.stopped, cluster.killed) == ([ID] * stopped, [ID] * killed)
+
+
+@pytest.mark.parametrize(
+    ("looks", "words"), [([None], "no such job on http://head:8265"), ([RUNNING], "still RUNNING 2 min")]
 )
 def test_a_job_that_cannot_be_stopped_is_an_error(looks, words):
+    cluster = ScriptedCluster(looks)
     with pytest.raises(InputError, match=words):
-        stop(ScriptedCluster(looks))
+        stop_job(cluster, ID, cluster.timing(), notify=print)

@@ -69,7 +69,7 @@ def test_an_id_has_only_letters_that_ray_and_file_systems_take():
         (["FAILED"] * 9 + ["STOPPED"], 11),
     ],
 )
-def test_an_ended_attempt_is_followed_by_the_next_and_an_active_one_is_kept(statuses, number):
+def test_an_ended_attempt_is_followed_by_the_next_and_an_active_one_is_reused(statuses, number):
     known = [job(status, job_id=BASE if not n else f"{BASE}-{n + 1}") for n, status in enumerate(statuses)]
     attempt = next_attempt(BASE, [*reversed(known), job("RUNNING", job_id="other-1")])
     assert (attempt.number, attempt.last) == (number, known[-1] if known else None)
@@ -81,68 +81,64 @@ def test_the_id_of_another_command_is_no_attempt(foreign):
     assert next_attempt(BASE, [job("RUNNING", job_id=foreign)]).last is None
 
 
+def other(status, run_dir="/mnt/run", *, job_id="other-1", **metadata):
+    return job(status, job_id=job_id, run_dir=run_dir, **metadata)
+
+
 @pytest.mark.parametrize(
-    ("other", "words"),
+    ("record", "status"),
     [
-        (job("RUNNING", job_id="other-1", run_dir="/mnt/run/"), "other-1, which is RUNNING;"),
-        (job("RUNNING", job_id="other-1", run_dir="/mnt/else\n/mnt/run\n/mnt/x"), "other-1, which is RUNNING;"),
-        (job("PENDING", job_id="other-1", run_dir="/mnt/run"), "other-1, which is PENDING;"),
-        (
-            job("PENDING", job_id="other-1", run_dir="/mnt/run", driver_resources="1 GPU"),
-            "other-1, which is PENDING (its driver waits for 1 GPU);",
-        ),
+        (other("RUNNING", "/mnt/run/"), "RUNNING"),
+        (other("RUNNING", "/mnt/else\n/mnt/run\n/mnt/x"), "RUNNING"),  # a pipeline
+        (other("PENDING"), "PENDING"),
+        (other("PENDING", driver_resources="1 GPU"), "PENDING (its driver waits for 1 GPU)"),
+        (other("SUCCEEDED"), None),
+        (other("RUNNING", "/mnt/else"), None),
+        (job("RUNNING", job_id="other-1"), None),  # not submitted by this command
+        (other("RUNNING", job_id=f"{BASE}-2"), None),  # an attempt of the same command
     ],
-    ids=["running", "running pipeline", "pending without resources", "pending for a GPU"],
 )
-def test_the_other_job_of_a_run_folder_is_named_with_the_command_that_stops_it(other, words):
-    with pytest.raises(InputError, match="in use by job") as caught:
-        check_run_dir_free(BASE, "/mnt/run", [other], address=ADDRESS)
-    assert words in str(caught.value)
+def test_only_an_active_job_of_another_command_occupies_a_run_folder(record, status):
+    if status is None:
+        check_run_dir_free(BASE, "/mnt/run", [record], address=ADDRESS)
+        return
+    with pytest.raises(InputError) as caught:
+        check_run_dir_free(BASE, "/mnt/run", [record], address=ADDRESS)
+    assert f"in use by job other-1, which is {status};" in str(caught.value)
     assert f"`python -m jobs.submit --address {ADDRESS} --stop other-1`" in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "record",
-    [
-        job("SUCCEEDED", job_id="other-1", run_dir="/mnt/run"),
-        job("RUNNING", job_id="other-1", run_dir="/mnt/else"),
-        job("RUNNING", job_id="other-1"),
-        job("RUNNING", job_id=f"{BASE}-2", run_dir="/mnt/run"),
-    ],
-    ids=["ended", "elsewhere", "of somebody else", "of this command"],
-)
-def test_other_jobs_do_not_bar_a_run_folder(record):
-    check_run_dir_free(BASE, "/mnt/run", [record], address=ADDRESS)
-
-
-PLAIN = JobConfig(run_dir="/r")
-NOTHING = DriverResources()
 MACHINES = [{"CPU": 8.0, "memory": 64e9}, {"CPU": 16.0, "GPU": 4.0, "memory": 32e9}]
 
 
-def distill(**scaling):
-    return DistillConfig(run_dir="/r", shards_dir="/s", teacher_dir="/t", scaling=scaling)
-
-
-def test_a_job_that_fits_causes_no_warning():
-    assert capacity_warnings(NOTHING, PLAIN, MACHINES) == []
-    assert capacity_warnings(DriverResources(num_cpus=16, num_gpus=4), PLAIN, MACHINES) == []
-    assert capacity_warnings(NOTHING, distill(num_workers=4, cpus_per_worker=4), MACHINES) == []
-
-
-def test_the_command_itself_must_fit_on_one_machine():
-    (line,) = capacity_warnings(DriverResources(num_gpus=1, memory_bytes=int(50e9)), PLAIN, MACHINES)
-    assert line.startswith("no machine has 1 GPU and 50.0 GB of memory for the driver now: the job waits")
-
-
-def test_workers_may_be_spread_over_all_machines():
-    (line,) = capacity_warnings(NOTHING, distill(num_workers=8, cpus_per_worker=3), MACHINES)
-    assert line.startswith("the workers need 8 GPU, the cluster has 4 now")
-
-
-def test_workers_that_may_be_fewer_ask_for_the_fewest():
-    assert capacity_warnings(NOTHING, distill(num_workers=8, min_workers=2), MACHINES) == []
-
-
-def test_workers_without_a_gpu_ask_for_none():
-    assert capacity_warnings(NOTHING, distill(num_workers=2, use_gpu=False), [{"CPU": 8.0}]) == []
+@pytest.mark.parametrize(
+    ("driver", "scaling", "warnings"),
+    [
+        (DriverResources(), None, []),
+        (DriverResources(num_cpus=16, num_gpus=4), None, []),
+        (DriverResources(), {"num_workers": 4, "cpus_per_worker": 4}, []),
+        (DriverResources(), {"num_workers": 8, "min_workers": 2}, []),
+        (DriverResources(), {"num_workers": 6, "use_gpu": False, "cpus_per_worker": 4}, []),
+        (
+            DriverResources(num_gpus=1, memory_bytes=int(50e9)),  # not on one machine
+            None,
+            ["no machine has 1 GPU and 50.0 GB of memory for the driver now: the job waits"],
+        ),
+        (
+            DriverResources(),
+            {"num_workers": 8, "cpus_per_worker": 3},
+            ["the workers need 8 GPU, the cluster has 4 now: the job waits"],
+        ),
+        (
+            DriverResources(num_gpus=5),
+            {"num_workers": 25, "use_gpu": False, "cpus_per_worker": 1},
+            ["no machine has 5 GPU for", "the workers need 25 CPU, the cluster has 24"],
+        ),
+    ],
+)
+def test_the_driver_must_fit_on_one_machine_and_the_workers_on_all(driver, scaling, warnings):
+    config = JobConfig(run_dir="/r")
+    if scaling is not None:
+        config = DistillConfig(run_dir="/r", shards_dir="/s", teacher_dir="/t", scaling=scaling)
+    lines = capacity_warnings(driver, config, MACHINES)
+    assert [line[: len(start)] for line, start in zip(lines, warnings, strict=True)] == warnings

@@ -9,7 +9,7 @@ from ray._private.runtime_env.packaging import create_package
 from distilray.config.base import SeededConfig
 from distilray.errors import InputError
 from distilray.operations.submit.job_records import DriverResources
-from distilray.operations.submit.request import build_request, job_recipe_reader, job_variables, runtime_env
+from distilray.operations.submit.request import RUNTIME_ENV, build_request, job_recipe_reader, job_variables
 from distilray.operations.submit.upload import Upload
 
 
@@ -34,12 +34,21 @@ def request_of(root, *overrides, recipe="recipe.yaml", variables=None):
     )
 
 
-def test_the_entrypoint_is_the_command_of_the_job_from_the_root_of_the_upload(root):
-    sent = request_of(root, "run_dir=/mnt/with space", "seed=3").submission
-    command = ["python", "-m", "jobs.distill", "--recipe", "recipe.yaml", "run_dir=/mnt/with space", "seed=3"]
-    assert shlex.split(sent.entrypoint) == command
-    assert sent.metadata["run_dir"] == "/mnt/with space"
-    assert sent.driver.needs() == {"GPU": 1.0}
+def test_the_request_is_the_command_of_the_job_from_the_root_of_the_upload(root):
+    variables = {"A": "1", "PYTHONPATH": "other"}
+    request = request_of(root, "run_dir=/mnt/with space", "seed=3", variables=variables)
+    sent, command = request.submission, ["python", "-m", "jobs.distill", "--recipe", "recipe.yaml"]
+    assert shlex.split(sent.entrypoint) == [*command, "run_dir=/mnt/with space", "seed=3"]
+    assert (sent.working_dir, sent.excludes) == (str(root), ("/runs",))
+    assert sent.env_vars == variables  # they override those of the runtime environment
+    assert request_of(root).submission.env_vars == {"PYTHONPATH": "platform"}
+    assert sent.metadata == {
+        "job": "distill",
+        "run_dir": "/mnt/with space",
+        "command": request.id,
+        "driver_resources": "1 GPU",
+    }
+    assert sent.driver == DriverResources(num_gpus=1)
 
 
 def test_the_same_command_from_another_folder_is_the_same(root, monkeypatch):
@@ -49,112 +58,79 @@ def test_the_same_command_from_another_folder_is_the_same(root, monkeypatch):
     assert from_inside.files == ["recipe.yaml"]
 
 
-def test_variables_of_the_command_are_sent_and_override_the_others(root):
-    sent = request_of(root, variables={"A": "1", "PYTHONPATH": "other"}).submission
-    assert sent.env_vars == {"PYTHONPATH": "other", "A": "1"}
-
-
-def test_the_resources_of_the_driver_are_listed_with_the_job(root):
-    assert request_of(root).submission.metadata["driver_resources"] == "1 GPU"
-
-
-@pytest.mark.parametrize("override", ["run_dir=s3://key:planted@bucket/run", "run_dri=s3://planted@bucket/run"])
-def test_a_login_in_a_uri_is_refused_and_not_repeated(root, override):
-    with pytest.raises(InputError, match="the URI contains credentials") as caught:
-        request_of(root, override)
-    assert "planted" not in str(caught.value)
-
-
-def test_a_login_in_a_uri_of_the_recipe_is_refused_and_not_repeated(root):
-    (root / "recipe.yaml").write_text("run_dir: ftp://me:planted@host/run\n")
-    with pytest.raises(InputError, match="run_dir: the URI contains credentials") as caught:
-        request_of(root)
-    assert "planted" not in str(caught.value)
-
-
-def test_a_secret_in_the_runtime_environment_is_refused_and_not_repeated(root):
-    (root / "jobs" / "runtime_env.yaml").write_text("env_vars: {WANDB_API_KEY: planted}\n")
-    with pytest.raises(InputError, match="WANDB_API_KEY: looks like a secret") as caught:
-        runtime_env(root)
-    assert "planted" not in str(caught.value)
-
-
-def test_a_recipe_outside_of_the_checkout_is_refused(root, tmp_path):
-    (tmp_path / "mine.yaml").write_text("run_dir: /mnt/run\n")
-    with pytest.raises(InputError, match="outside the checkout"):
-        request_of(root, recipe="../mine.yaml")
-
-
 @pytest.mark.parametrize(
-    ("override", "words"), [("run_dri=/x", "did you mean 'run_dir'"), ("run_dir=runs/x", "run_dir=runs/x: relative")]
-)
-def test_a_recipe_that_the_job_would_refuse_is_refused(root, override, words):
-    with pytest.raises(InputError, match=words):
-        request_of(root, override)
-
-
-@pytest.mark.parametrize("key", ["pip", "uv", "conda", "py_modules", "container", "working_dir"])
-def test_nothing_but_variables_and_files_is_sent(root, key):
-    (root / "jobs" / "runtime_env.yaml").write_text(f"env_vars: {{}}\n{key}: [requests]\n")
-    with pytest.raises(InputError, match=f"'{key}' is not sent; packages belong in the image"):
-        runtime_env(root)
-
-
-def test_a_number_among_the_variables_is_one_line(root):
-    (root / "jobs" / "runtime_env.yaml").write_text("env_vars: {A: 1}\n")
-    with pytest.raises(InputError, match="put numbers in quotes"):
-        runtime_env(root)
-
-
-def test_the_value_starts_after_the_first_equals_sign():
-    assert job_variables(["A=b=c", "EMPTY="], None) == {"A": "b=c", "EMPTY": ""}
-
-
-@pytest.mark.parametrize(
-    "assignment",
+    ("file", "text", "override", "message"),
     [
-        "TOKENIZERS_PARALLELISM=true",
-        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S=60",
-        "RAY_DATA_DISABLE_PROGRESS_BARS=1",
-        "AWS_WEB_IDENTITY_TOKEN_FILE=/var/run/token",
-        "HF_HUB_OFFLINE=0",
-        "MLFLOW_TRACKING_URI=https://mlflow.example.com/a@b",
-        "WANDB_PROJECT=me@example.com",
+        (None, "", "run_dir=s3://key:planted@bucket/run", "run_dir: the URI contains credentials"),
+        (None, "", "run_dri=s3://planted@bucket/run", "run_dri: the URI contains credentials"),
+        (None, "", "run_dri=/x", "did you mean 'run_dir'"),
+        (None, "", "run_dir=runs/x", "run_dir=runs/x: relative"),
+        ("recipe.yaml", "run_dir: ftp://me:planted@host/run", "", "run_dir: the URI contains credentials"),
+        ("../recipe.yaml", "run_dir: /mnt/run", "", "outside the checkout"),
+        (RUNTIME_ENV, "env_vars: {WANDB_API_KEY: planted}", "", "WANDB_API_KEY: looks like a secret"),
+        (RUNTIME_ENV, "env_vars: {A: 1}", "", "put numbers in quotes"),
+        (RUNTIME_ENV, "excludes: [1]", "", "put numbers in quotes"),
+        *[
+            (RUNTIME_ENV, f"env_vars: {{}}\n{key}: [planted]", "", f"'{key}' is not sent; packages belong in the image")
+            for key in ("pip", "uv", "conda", "py_modules", "container", "working_dir")
+        ],
     ],
 )
-def test_variables_that_only_resemble_secrets_are_sent(assignment):
-    name, _, value = assignment.partition("=")
-    assert job_variables([assignment], None) == {name: value}
+def test_a_request_that_the_cluster_could_not_run_is_refused_without_secrets(root, file, text, override, message):
+    if file is not None:
+        (root / file).write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        request_of(
+            root, *filter(None, [override]), recipe="../recipe.yaml" if file == "../recipe.yaml" else "recipe.yaml"
+        )
+    assert "planted" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("assignments", "secrets_path", "variables"),
+    [
+        (["A=b=c", "EMPTY="], None, {"A": "b=c", "EMPTY": ""}),
+        ([], "/mnt/secrets", {"DISTILRAY_SECRETS_PATH": "/mnt/secrets"}),  # only the path is sent
+        # They only resemble secrets.
+        (["TOKENIZERS_PARALLELISM=true"], None, {"TOKENIZERS_PARALLELISM": "true"}),
+        (["RAY_TRAIN_X_TIMEOUT_S=60", "RAY_DATA_X=1"], None, {"RAY_TRAIN_X_TIMEOUT_S": "60", "RAY_DATA_X": "1"}),
+        (["AWS_WEB_IDENTITY_TOKEN_FILE=/run/token"], None, {"AWS_WEB_IDENTITY_TOKEN_FILE": "/run/token"}),
+        (["HF_HUB_OFFLINE=0"], None, {"HF_HUB_OFFLINE": "0"}),
+        (["MLFLOW_TRACKING_URI=https://x.com/a@b"], None, {"MLFLOW_TRACKING_URI": "https://x.com/a@b"}),
+        (["WANDB_PROJECT=me@example.com"], None, {"WANDB_PROJECT": "me@example.com"}),
+    ],
+)
+def test_variables_and_the_path_of_secrets_are_sent(assignments, secrets_path, variables):
+    assert job_variables(assignments, secrets_path) == variables
 
 
 @pytest.mark.parametrize(
     ("assignment", "fix"),
     [
-        ("HF_TOKEN=planted", "--secrets PATH"),
-        ("WANDB_API_KEY=planted", "--secrets PATH"),
-        ("wandb_apikey=planted", "--secrets PATH"),
-        ("AWS_ACCESS_KEY_ID=planted", "--secrets PATH"),
-        ("AWS_SECRET_ACCESS_KEY=planted", "--secrets PATH"),
-        ("MLFLOW_TRACKING_PASSWORD=planted", "--secrets PATH"),
-        ("DISTILRAY_API_KEYS=planted", "--secrets PATH"),
-        ("MLFLOW_TRACKING_URI=https://me:planted@mlflow.example.com", "--secrets PATH"),
-        ("MLFLOW_TRACKING_URI=https://planted@mlflow.example.com", "--secrets PATH"),
-        ("DISTILRAY_SECRETS_PATH=/planted", "--secrets PATH"),
+        *[
+            (assignment, "--secrets PATH")
+            for assignment in (
+                "HF_TOKEN=planted",
+                "WANDB_API_KEY=planted",
+                "wandb_apikey=planted",
+                "AWS_ACCESS_KEY_ID=planted",
+                "AWS_SECRET_ACCESS_KEY=planted",
+                "MLFLOW_TRACKING_PASSWORD=planted",
+                "DISTILRAY_API_KEYS=planted",
+                "MLFLOW_TRACKING_URI=https://me:planted@mlflow.example.com",
+                "MLFLOW_TRACKING_URI=https://planted@mlflow.example.com",
+                "DISTILRAY_SECRETS_PATH=/planted",
+            )
+        ],
         ("PYTHONPATH=/planted", "jobs/runtime_env.yaml"),
         ("RAY_ADDRESS=planted", "cluster file"),
-        ("planted", "NAME=VALUE"),
-        ("=planted", "NAME=VALUE"),
-        ("A-B=planted", "NAME=VALUE"),
+        *[(assignment, "--env number 2: write NAME=VALUE") for assignment in ("planted", "=planted", "A-B=planted")],
     ],
 )
 def test_secrets_and_variables_that_break_a_job_are_refused_without_their_value(assignment, fix):
     with pytest.raises(InputError, match=fix) as caught:
         job_variables(["A=1", assignment], None)
     assert "planted" not in str(caught.value)
-
-
-def test_only_the_path_of_the_secrets_is_sent():
-    assert job_variables([], "/mnt/secrets") == {"DISTILRAY_SECRETS_PATH": "/mnt/secrets"}
 
 
 def test_a_path_of_this_machine_is_refused_for_secrets():
@@ -195,19 +171,23 @@ RECIPE = {"jobs/recipes/a.yaml": 1}
 
 
 def test_a_small_upload_is_described_by_files_and_size() -> None:
-    upload = Upload({"a": 1_500_000, "b": 199_999, **RECIPE})
+    upload = Upload({"a": 1_500_000, "b": 18_499_999, **RECIPE})
     upload.check(["jobs/recipes/a.yaml"])
-    assert str(upload) == "3 files, 1.7 MB"
+    assert str(upload) == "3 files, 20.0 MB"
 
 
-def test_a_large_upload_is_refused_with_its_largest_files() -> None:
-    upload = Upload({"small": 1, "dump.xml": 15_000_000, "b/model.bin": 6_000_000, "c": 2, **RECIPE})
-    with pytest.raises(
-        InputError, match=r"5 files, 21.0 MB, more than 20 MB; the largest are dump.xml \(15.0 MB\), b/model.bin \("
-    ):
-        upload.check(["jobs/recipes/a.yaml"])
-
-
-def test_an_upload_without_the_recipe_is_refused() -> None:
-    with pytest.raises(InputError, match=r"^runs/best.yaml: excluded from the upload .* copy it to jobs/recipes/"):
-        Upload(RECIPE).check(["runs/best.yaml"])
+@pytest.mark.parametrize(
+    ("files", "recipe", "message"),
+    [
+        (
+            {"small": 1, "dump.xml": 15_000_000, "b/model.bin": 6_000_000, "c": 2, **RECIPE},
+            "jobs/recipes/a.yaml",
+            r"5 files, 21.0 MB, more than 20 MB; the largest are dump.xml \(15.0 MB\), b/model.bin \(6.0 MB\), c ",
+        ),
+        (RECIPE, "runs/best.yaml", r"^runs/best.yaml: excluded from the upload .* copy it to jobs/recipes/"),
+    ],
+    ids=["large", "no recipe"],
+)
+def test_a_large_upload_and_one_without_the_recipe_are_refused(files, recipe, message) -> None:
+    with pytest.raises(InputError, match=message):
+        Upload(files).check([recipe])
