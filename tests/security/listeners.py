@@ -11,13 +11,13 @@ from tests.faults.processes import processes_below
 _LISTENING = "0A"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Listener:
     """Listening TCP socket with the name of its process."""
 
-    role: str
-    host: str
     port: int
+    host: str
+    role: str
 
     @property
     def is_loopback(self) -> bool:
@@ -39,42 +39,28 @@ def command(pid: int) -> str:
 
 def listeners_below(pid: int) -> list[Listener]:
     """Return the listening sockets of a process and its descendants."""
-    addresses = _addresses()
-    listeners = {
-        Listener(_role(command(each)), *addresses[inode])
-        for each in processes_below(pid)
-        for inode in _inodes(each)
-        if inode in addresses
-    }
-    return sorted(listeners, key=lambda listener: listener.port)
+    addresses, listeners = _addresses(), set()
+    for each in processes_below(pid):
+        name = command(each).split(" ")[0]
+        role = name.split(".")[0] if name.startswith("ray::") else name.rpartition("/")[2]
+        for descriptor in Path(f"/proc/{each}/fd").glob("*"):
+            try:
+                match = re.fullmatch(r"socket:\[(\d+)\]", str(descriptor.readlink()))
+            except OSError:
+                continue
+            if match and match[1] in addresses:
+                listeners.add(Listener(*addresses[match[1]], role))
+    return sorted(listeners)
 
 
-def _role(text: str) -> str:
-    name = text.split(" ")[0]
-    return name.split(".")[0] if name.startswith("ray::") else name.rpartition("/")[2]
-
-
-def _inodes(pid: int) -> set[str]:
-    inodes = set()
-    for descriptor in Path(f"/proc/{pid}/fd").glob("*"):
-        try:
-            match = re.fullmatch(r"socket:\[(\d+)\]", str(descriptor.readlink()))
-        except OSError:
-            continue
-        if match:
-            inodes.add(match[1])
-    return inodes
-
-
-def _addresses() -> dict[str, tuple[str, int]]:
-    """Return host and port of all listening sockets of this machine by inode."""
+def _addresses() -> dict[str, tuple[int, str]]:
+    """Return port and host of all listening sockets of this machine by inode."""
     addresses = {}
     for name, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
         for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
             fields = line.split()
             if fields[3] == _LISTENING:
                 host, port = fields[1].split(":")
-                words = [int(host[at : at + 8], 16) for at in range(0, len(host), 8)]
-                packed = b"".join(struct.pack("=I", word) for word in words)
-                addresses[fields[9]] = socket.inet_ntop(family, packed), int(port, 16)
+                packed = b"".join(struct.pack("=I", int(host[at : at + 8], 16)) for at in range(0, len(host), 8))
+                addresses[fields[9]] = int(port, 16), socket.inet_ntop(family, packed)
     return addresses

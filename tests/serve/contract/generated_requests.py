@@ -4,7 +4,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-import schemathesis
 from schemathesis.config import SchemathesisConfig
 from schemathesis.engine import events, from_schema
 
@@ -15,19 +14,10 @@ _BEYOND_THE_SCHEMA = ["404", "413", "422"]
 
 @dataclass
 class Outcome:
-    """Results of the requests.
-
-    Attributes:
-        statuses: number of responses by status.
-        faults: errors in responses and in the run itself.
-    """
+    """Number of responses by status, and errors in responses and in the run itself."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
-
-    @property
-    def requests(self) -> int:
-        return self.statuses.total()
 
 
 def config_of(max_examples: int, *, boundaries: bool = True, key: str = "") -> SchemathesisConfig:
@@ -66,16 +56,6 @@ def send_generated(schema: Any) -> Outcome:
     return outcome
 
 
-def load_from_application(api: Any, **config: Any) -> Any:
-    """Load the document of an application in this process."""
-    return schemathesis.openapi.from_asgi("/openapi.json", api, config=config_of(**config))
-
-
-def load_from_server(url: str, **config: Any) -> Any:
-    """Load the document of a server."""
-    return schemathesis.openapi.from_url(f"{url}/openapi.json", config=config_of(**config), timeout=30)
-
-
 def map_body(_: Any, body: Any) -> Any:
     """Schemathesis hook: add a mask to half of the texts, because almost none would reach the model otherwise."""
     if not isinstance(body, dict):
@@ -97,10 +77,8 @@ def _record(outcome: Outcome, recorder: Any) -> None:
     for identity, node in recorder.cases.items():
         response = recorder.interactions[identity].response
         outcome.statuses[response.status_code] += 1
-        for check in recorder.checks.get(identity, ()):
-            if check.failure_info is not None:
-                failure = check.failure_info.failure
-                outcome.faults.append(
-                    f"{recorder.label}: {check.name}: {failure.title}: {failure.message}\n"
-                    f"  {node.value.as_curl_command()}\n  {response.status_code} {response.text[:300]}"
-                )
+        failures = [check for check in recorder.checks.get(identity, ()) if check.failure_info is not None]
+        for check in failures:
+            message = f"{recorder.label}: {check.name}: {check.failure_info.failure.message}"
+            answer = f"{response.status_code} {response.text[:300]}"
+            outcome.faults.append(f"{message}\n  {node.value.as_curl_command()}\n  {answer}")
