@@ -6,9 +6,8 @@ import pytest
 from starlette.responses import PlainTextResponse
 
 from serve.limits import Admission, Capacity, RequestEnvelope
-from serve.telemetry.requests import RequestMetrics
-from tests.serve.contract.clients import assert_error, metric
-from tests.serve.contract.raw_asgi import DISCONNECT, ask, parts, scope_of
+from tests.serve.contract.clients import assert_error
+from tests.serve.contract.raw_asgi import DISCONNECT, ask, parts
 
 pytestmark = pytest.mark.anyio
 LIMIT = 200_000
@@ -109,17 +108,6 @@ async def test_large_incomplete_bodies_share_a_budget_and_small_ones_pass(start)
         task.cancel()
     await asyncio.wait(tasks)
     assert (await ask(served.api, parts(b" " * 150_000, b" "))).status_code == 200
-
-
-async def test_a_server_error_while_reading_counts_as_a_disconnection(start, telemetry):
-    async def receive():
-        raise RuntimeError("gone")
-
-    async def unreachable(_):
-        raise AssertionError
-
-    await RequestMetrics(start().admission, telemetry, task_paths=())(scope_of("/score"), receive, unreachable)
-    assert metric(telemetry, "fill_mask_requests_total", status="499") == 1
 
 
 async def test_a_client_that_disconnects_during_its_body_never_reaches_the_application(start):

@@ -14,12 +14,11 @@ from serve.routes import create_api
 from serve.service import ModelService
 from serve.telemetry.metrics import Telemetry
 from tests.serve.contract.clients import TEXT, GatedModel, assert_error, metric, service_of
-from tests.serve.contract.raw_asgi import DISCONNECT, ask, parts
+from tests.serve.contract.raw_asgi import ask, parts
 from tests.serve.waiting import until
 
 pytestmark = pytest.mark.anyio
 TOKENS = 7  # of TEXT
-HALF = [{"type": "http.request", "body": b'{"inputs": ', "more_body": True}, DISCONNECT]
 LARGE = {"inputs": ["[MASK]" + " cat" * 45] * 32}
 
 
@@ -112,14 +111,6 @@ async def test_rejected_input_counts_as_progress_of_a_busy_service(model, model_
     await service.close()
 
 
-async def test_requests_above_the_limit_are_429_and_probes_pass(gated):
-    async with gated(max_concurrent_requests=2) as it:
-        tasks = [await it.running(), await it.queued()]
-        assert_error(await it.ask(), 429)
-        assert await it.status("/healthz") == 200
-        await it.finish(*tasks)
-
-
 async def test_a_full_queue_is_429_and_not_ready(gated):
     async with gated(max_queued_tokens=TOKENS) as it:
         tasks = [await it.running(), await it.queued()]
@@ -166,19 +157,12 @@ async def test_a_disconnected_request_frees_its_capacity_and_counts_as_499(gated
     async with gated(max_concurrent_requests=2) as it:
         tasks = {"running": await it.running(), "queued": await it.queued()}
         assert_error(await it.ask(), 429)
+        assert await it.status("/healthz") == 200
         await leave(tasks.pop(state))
         assert metric(it.telemetry, "fill_mask_requests_total", status="499", route="/v1/fill-mask") == 1
         assert metric(it.telemetry, "fill_mask_failures_total", error_type="ClientDisconnect") == 1
         assert metric(it.telemetry, "fill_mask_requests_in_progress") == 1
         await it.finish(*tasks.values(), await it.queued())
-
-
-async def test_a_client_that_disconnects_during_its_body_frees_its_capacity_and_counts_as_499(gated):
-    async with gated(max_concurrent_requests=1) as it:
-        await ask(it.api, HALF)
-        assert it.model.forwards == []
-        assert metric(it.telemetry, "fill_mask_requests_total", status="499") == 1
-        await it.finish(await it.running())
 
 
 async def test_new_requests_are_answered_after_all_clients_have_disconnected(gated):

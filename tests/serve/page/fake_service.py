@@ -2,9 +2,8 @@
 
 import asyncio
 
-from starlette.applications import Starlette
-from starlette.responses import JSONResponse
-from starlette.routing import Route
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
 
 from serve.page.routes import page_routes
 
@@ -27,8 +26,10 @@ class FakeService:
 
     def __init__(self, *models, key=None):
         self.bodies, self.address, self._models, self._key = [], "", models, key
-        routes = [Route("/info", self.info), Route("/v1/fill-mask", self.fill_mask, methods=["POST"])]
-        self.api = Starlette(routes=[*page_routes().routes, *routes])
+        self.api = FastAPI(docs_url=None, redoc_url=None)
+        self.api.include_router(page_routes())
+        self.api.add_route("/info", self.info)
+        self.api.add_route("/v1/fill-mask", self.fill_mask, methods=["POST"])
 
     async def info(self, request):
         """Return the information about the models; a single model is not listed."""

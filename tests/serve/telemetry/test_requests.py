@@ -155,19 +155,22 @@ async def read_the_body(scope, receive, send):
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
-    ("app", "status", "error_type"),
+    ("app", "is_broken", "status", "error_type"),
     [
-        (answer_slowly, 499, "ClientDisconnect"),
-        (answer_half, 200, "ClientDisconnect"),
-        (answer_and_linger, 200, ""),
-        (read_the_body, 499, "ClientDisconnect"),
+        (answer_slowly, False, 499, "ClientDisconnect"),
+        (answer_half, False, 200, "ClientDisconnect"),
+        (answer_and_linger, False, 200, ""),
+        (read_the_body, False, 499, "ClientDisconnect"),
+        (read_the_body, True, 499, "ClientDisconnect"),
     ],
-    ids=["before the response", "during the response", "after the response", "during the body"],
+    ids=["before the response", "during the response", "after the response", "during the body", "an error of Serve"],
 )
 async def test_a_client_that_disconnects_before_the_end_of_the_response_counts(
-    telemetry, records, app, status, error_type
+    telemetry, records, app, is_broken, status, error_type
 ):
     async def receive():
+        if is_broken:
+            raise RuntimeError("gone")
         return {"type": "http.disconnect"}
 
     async def send(_):
