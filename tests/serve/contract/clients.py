@@ -1,6 +1,5 @@
-"""Texts, small limits, clients, a model with a gate, and checks of responses."""
+"""Texts, small limits, clients, and checks of responses and metrics."""
 
-import threading
 from typing import Any
 
 import pytest
@@ -16,7 +15,6 @@ TWO = "[MASK] is a [MASK]"
 FILL, SCORE, ROOT = "/v1/fill-mask", "/score", "/"
 JSON = {"content-type": "application/json"}
 LIMITS = {"max_body_bytes": 20_000, "max_items": 4, "max_masks": 3, "max_top_k": 50, "max_chars": 5000}
-WARM_UP_BATCHES = 3
 
 
 def assert_error(response: Any, status: int, error_type: str | None = None, message: str = "") -> None:
@@ -60,25 +58,3 @@ def metric(telemetry: Telemetry, name: str, **labels: str) -> float | None:
     samples = [sample for family in families for sample in family.samples if sample.name == name]
     values = [sample.value for sample in samples if labels.items() <= sample.labels.items()]
     return sum(values) if values else None
-
-
-class GatedModel:
-    """Model that waits for its gate before each forward pass, except during warm-up."""
-
-    def __init__(self, model: Any) -> None:
-        self._model, self.gate = model, threading.Event()
-        self._batches: list[int] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-    def run(self, encoded: Any) -> Any:
-        self._batches.append(len(encoded))
-        if self.forwards:
-            assert self.gate.wait(30)
-        return self._model.run(encoded)
-
-    @property
-    def forwards(self) -> list[int]:
-        """Rows of each forward pass that started after the warm-up."""
-        return self._batches[WARM_UP_BATCHES:]

@@ -82,41 +82,24 @@ def test_a_body_with_too_many_lists_or_objects_is_rejected_before_parsing(roomy_
     assert_error(response, 422, "TooExpensive")
 
 
-class SlowParts:
-    """Model that waits for its gate before decoding, and before encoding the text `x`."""
-
-    def __init__(self, model, slow):
-        self._model, self._slow, self.gate, self.waits = model, slow, threading.Event(), False
-
-    def __getattr__(self, name):
-        return getattr(self._model, name)
-
-    def _wait(self):
-        self.waits = True
-        assert self.gate.wait(30)
-
-    def encode(self, queries):
-        if self._slow == "encode" and queries[0].text.startswith("x"):
-            self._wait()
-        return self._model.encode(queries)
-
-    def decode(self, encoded, prediction):
-        if self._slow == "decode":
-            self._wait()
-        return self._model.decode(encoded, prediction)
-
-
 @pytest.mark.anyio
 @pytest.mark.parametrize("slow", ["encode", "decode"])
-async def test_a_health_check_waits_neither_for_tokenization_nor_for_decoding(model, model_dir, slow):
-    slow_parts = SlowParts(model, slow)
-    service = service_of(slow_parts, model_dir)
+async def test_a_health_check_waits_neither_for_tokenization_nor_for_decoding(model, model_dir, monkeypatch, slow):
+    started, gate, work = threading.Event(), threading.Event(), getattr(model, slow)
+
+    def wait(*args):
+        started.set()
+        assert gate.wait(30)
+        return work(*args)
+
+    service = service_of(model, model_dir)
     await service.start()
+    monkeypatch.setattr(model, slow, wait, raising=False)
     request = asyncio.create_task(service.answer(FillMaskRequest(inputs=["x [MASK]"] * 32).queries(), Budget()))
-    await until(lambda: slow_parts.waits)
+    await until(started.is_set)
     await service.check_health(timeout_s=30)
     assert not request.done()
-    slow_parts.gate.set()
+    gate.set()
     await request
     await service.close()
 

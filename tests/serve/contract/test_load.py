@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 
 import pytest
 
@@ -13,7 +14,7 @@ from serve.models import Models
 from serve.routes import create_api
 from serve.service import ModelService
 from serve.telemetry.metrics import Telemetry
-from tests.serve.contract.clients import TEXT, GatedModel, assert_error, metric, service_of
+from tests.serve.contract.clients import TEXT, assert_error, metric, service_of
 from tests.serve.contract.raw_asgi import ask, parts
 from tests.serve.waiting import until
 
@@ -22,16 +23,32 @@ TOKENS = 7  # of TEXT
 LARGE = {"inputs": ["[MASK]" + " cat" * 45] * 32}
 
 
+class GatedModel:
+    """Model that waits for its gate before each forward pass; `forwards` contains their rows."""
+
+    def __init__(self, model):
+        self._model, self.gate, self.forwards = model, threading.Event(), []
+
+    def __getattr__(self, name):
+        return getattr(self._model, name)
+
+    def run(self, encoded):
+        self.forwards.append(len(encoded))
+        assert self.gate.wait(30)
+        return self._model.run(encoded)
+
+
 class Gated:
     """Started service whose model waits for its gate."""
 
     def __init__(self, model, model_dir, **limits):
         self.model, self.telemetry = GatedModel(model), Telemetry(replica="r1")
-        self.service = service_of(self.model, model_dir, **limits)
+        self.service = service_of(model, model_dir, **limits)
         self.api = create_api(Models(self.service), telemetry=self.telemetry)
 
     async def __aenter__(self):
         await self.service.start()
+        self.service.task = self.model
         return self
 
     async def __aexit__(self, *_):

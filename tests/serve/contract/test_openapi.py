@@ -22,11 +22,10 @@ KEY = "a-key-of-the-tests"
 )
 def test_responses_to_generated_requests_match_the_document(model, model_dir, keys, options, statuses):
     api = create_api(Models(service_of(model, model_dir, **LIMITS)), keys=keys)
-    outcome = send_generated(schemathesis.openapi.from_asgi("/openapi.json", api, config=config_of(**options)))
-    assert not outcome.faults
-    assert statuses <= set(outcome.statuses)
-    assert outcome.statuses.total() >= 3 * options["max_examples"]
-    assert outcome.statuses[200] > options["max_examples"] / 7  # the model was reached
+    counts = send_generated(schemathesis.openapi.from_asgi("/openapi.json", api, config=config_of(**options)))
+    assert statuses <= set(counts)
+    assert counts.total() >= 3 * options["max_examples"]
+    assert counts[200] > options["max_examples"] / 7  # the model was reached
 
 
 def test_the_document_lists_every_status_of_an_endpoint(client):
