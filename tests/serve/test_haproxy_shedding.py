@@ -69,6 +69,7 @@ def test_the_rules_precede_the_backend_selection_and_follow_the_acls_they_use():
     assert lines.index("    acl is_http-fill-mask path_beg /") < rejection
     assert rejection < lines.index("    use_backend http-other if is_http-other")
     assert f"-m reg ^{REQUEST_ID_PATTERN}$" in "\n".join(lines)  # the same ids as the application
+    assert "nbsrv(http-fill-mask),mul(32)" in "\n".join(lines)  # the limit of each replica
 
 
 def test_before_the_first_deployment_there_is_nothing_to_limit():

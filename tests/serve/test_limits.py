@@ -107,7 +107,8 @@ async def test_large_incomplete_bodies_share_a_budget_and_small_ones_pass(start)
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
-    assert (await ask(served.api, parts(b" " * 150_000, b" "))).status_code == 200
+    for _ in range(10):
+        assert (await ask(served.api, parts(*[b" " * 10_000] * 19))).status_code == 200
 
 
 async def test_a_client_that_disconnects_during_its_body_never_reaches_the_application(start):

@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import os
 import re
+import signal
 import socket
 import urllib.request
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -114,6 +116,31 @@ def test_haproxy_cannot_be_chosen_inside_a_cluster(model_dir, monkeypatch):
     config = ServeFillMaskConfig.model_validate({"app": {"model_dir": model_dir}, "proxy": "haproxy"})
     with pytest.raises(InputError, match="proxy=haproxy: the nodes of a cluster choose their proxy"):
         local.serve_until_stopped(config)
+
+
+def test_the_service_runs_with_haproxy_and_the_variables_of_the_user(model_dir, monkeypatch, capsys):
+    environment = {}
+    monkeypatch.setattr(local, "stop_orphans", lambda: [7])
+    monkeypatch.setattr(local, "_serve", lambda config, port: environment.update(os.environ))
+    monkeypatch.setenv("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "mine:middlewares")
+    app = {"model_dir": model_dir, "limits": {"body_timeout_s": 7.0}}
+    settings = {"app": app, "port": 0, "proxy": "haproxy", "shed_above": 5}
+    local.serve_until_stopped(ServeFillMaskConfig.model_validate(settings))
+    assert environment["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] == "mine:middlewares"
+    assert environment["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
+    assert (environment["DISTILRAY_SHED_ABOVE"], environment["DISTILRAY_BODY_TIMEOUT_S"]) == ("5", "7")
+    output = capsys.readouterr().out
+    assert "terminated HAProxy process 7 of a killed server" in output
+    assert output.endswith("serve_fill_mask: stopped\n")
+
+
+def test_a_signal_stops_the_service_and_its_handler_is_restored():
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before = signal.getsignal(number)
+        with local._stop_signals() as stop:
+            os.kill(os.getpid(), number)
+            assert stop.wait(30)
+        assert signal.getsignal(number) is before
 
 
 @pytest.mark.parametrize(
