@@ -1,7 +1,6 @@
 """A running service behind each proxy: requests over sockets that depend on the HTTP server."""
 
 import contextlib
-import gzip
 import itertools
 import json
 import socket
@@ -67,30 +66,6 @@ def test_a_body_beyond_the_limit_is_413_and_most_of_it_is_never_read(url, header
     reply = exchange(url, posted(headers), chunked(pieces) if headers is CHUNKED else pieces, pause_s=PAUSE_S)
     assert_error(reply, 413)
     assert reply.sent <= IN_FLIGHT
-
-
-@pytest.mark.parametrize(
-    ("body", "headers", "status", "error_type"),
-    [
-        (OK[:-1], {}, 400, "InvalidJson"),
-        (b" " * 1_900_000, {}, 400, "InvalidJson"),
-        (b"[" * 100_000, {}, 400, "InvalidJson"),
-        (gzip.compress(OK), {"content_encoding": "gzip"}, 415, "UnsupportedMediaType"),
-        (json.dumps({"inputs": "x" * MIB + " [MASK]"}).encode(), {}, 422, "TextTooLong"),
-        (b'{"inputs": "none"}', {}, 422, "NoMask"),
-    ],
-    ids=["truncated", "spaces", "brackets", "gzip", "a long word", "no mask"],
-)
-def test_a_bad_body_has_its_status_type_and_envelope(url, body, headers, status, error_type):
-    assert_error(post(url, FILL, body, **headers), status, error_type)
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "status"),
-    [("GET", FILL, 405), ("GET", "/nowhere", 404), ("TRACE", FILL, 405), ("GET", "//", 404)],
-)
-def test_a_request_without_a_route_has_the_envelope(url, method, path, status):
-    assert_error(exchange(url, head(path, {}, method=method)), status)
 
 
 # Invalid HTTP does not reach the application: the HTTP server responds with its own 400 and closes the connection. One

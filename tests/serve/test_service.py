@@ -1,6 +1,5 @@
-"""Values of the configuration reach the queue, the timeouts and the threads of the service."""
+"""Values of the configuration reach the queue and the threads of the service."""
 
-import asyncio
 from types import SimpleNamespace
 
 import pytest
@@ -8,11 +7,8 @@ import pytest
 from distilray.config.serving import FillMaskAppConfig
 from distilray.inference.tasks.fill_mask import FillMaskQuery
 from serve.budget import Budget
-from serve.limits import Admission, Capacity
-from serve.models import ModelCache
 from serve.service import InferenceThreads, ModelService
 from tests.serve.contract.clients import FILL, TEXT, client_of, service_of
-from tests.serve.contract.raw_asgi import parts, scope_of
 
 TOKENS = 7  # of TEXT
 
@@ -34,17 +30,6 @@ async def test_a_batch_has_at_most_the_configured_rows_and_tokens(model, model_d
     await service.answer([FillMaskQuery(TEXT)] * 9, Budget())
     await service.close()
     assert max((report.rows, report.tokens) for report in reports) == (rows, rows * TOKENS)
-
-
-@pytest.mark.anyio
-async def test_the_queue_holds_the_configured_tokens(model, model_dir):
-    service = service_of(model, model_dir, max_queued_tokens=8)
-    # The service is not started, so that nothing processes the queue.
-    requests = [asyncio.create_task(service.answer([FillMaskQuery(TEXT)], Budget())) for _ in range(2)]
-    (rejected,), waiting = await asyncio.wait(requests, timeout=30, return_when=asyncio.FIRST_COMPLETED)
-    assert rejected.exception().status_code == 429
-    await service.close()
-    await asyncio.wait(waiting)
 
 
 @pytest.mark.anyio
@@ -70,31 +55,3 @@ def test_times_in_the_headers_are_milliseconds(model, model_dir, monkeypatch):
         monkeypatch.setattr(ModelService, "answer", slow)
         headers = client.post(FILL, json={"inputs": [TEXT]}).headers
     assert (float(headers["x-queue-time"]), float(headers["x-inference-time"])) == (250.0, 1500.0)
-
-
-@pytest.mark.anyio
-async def test_timeouts_have_the_configured_seconds(model, model_dir, monkeypatch):
-    waits = []
-    timeout = asyncio.timeout
-
-    def recording_timeout(seconds):
-        waits.append(seconds)
-        return timeout(seconds)
-
-    async def started(*_):
-        return SimpleNamespace()
-
-    async def receive():
-        return parts(b"{}")[0]
-
-    monkeypatch.setattr(asyncio, "timeout", recording_timeout)
-    service = service_of(model, model_dir, deadline_s=21.0)
-    await service.start()
-    await service.answer([FillMaskQuery(TEXT)], Budget())
-    await service.check_health(timeout_s=23.0)
-    await service.close()
-    admission = Admission(started, capacity=Capacity(max_requests=1, max_body_bytes=100), body_timeout_s=22.0)
-    await admission(scope_of("/score"), receive, None)
-    cache = ModelCache({"other": model_dir}, started, wrap=lambda load: load, load_timeout_s=24.0)
-    await cache.service("other")
-    assert waits == [21.0, 23.0, 22.0, 24.0]

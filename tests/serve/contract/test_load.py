@@ -156,6 +156,14 @@ async def test_a_small_request_is_answered_while_a_large_one_is_running(gated):
         assert [len(answer) for answer in answers] == [32, 5]
 
 
+async def test_a_health_check_of_a_model_that_does_not_respond_times_out(gated):
+    async with gated() as it:
+        with pytest.raises(TimeoutError):
+            await it.service.check_health(timeout_s=0.05)
+        it.model.gate.set()
+        await it.service.check_health(timeout_s=30)
+
+
 # Clients that disconnect
 
 

@@ -27,25 +27,25 @@ def page(browser):
         page.close()
 
 
+def served(service):
+    with listening(service.api) as service.address:
+        yield service
+
+
 @pytest.fixture(scope="session")
 def student():
     """Fake service with one model."""
-    service = FakeService("student")
-    with listening(service.api) as service.address:
-        yield service
+    yield from served(FakeService("student"))
 
 
 @pytest.fixture(scope="session")
 def pair():
     """Fake service with two models."""
-    service = FakeService("teacher", "student")
-    with listening(service.api) as service.address:
-        yield service
+    yield from served(FakeService("teacher", "student"))
 
 
 @pytest.fixture(scope="session")
 def site(model, model_dir):
     """URL of the real application with the tiny model."""
-    models = Models(service_of(model, model_dir), name="tiny")
-    with listening(client_of(models).app) as address:
+    with listening(client_of(Models(service_of(model, model_dir), name="tiny")).app) as address:
         yield address
