@@ -224,6 +224,20 @@ async def test_waiting_and_inference_times_are_reported_per_request_and_batch():
     assert (reports[1].rows, reports[1].tokens, reports[1].queue_s) == (2, 8, [2.0])
 
 
+async def test_the_inference_time_of_a_large_request_is_the_sum_of_its_slices():
+    now = [0.0]
+
+    async def run(queries, _):
+        now[0] += 1.0
+        return queries
+
+    batcher = MicroBatcher(run, max_rows=4, max_tokens=50, max_queued_tokens=1000, clock=lambda: now[0])
+    batcher.start()
+    result = await batcher.submit(LARGE)
+    assert (result.queue_s, result.inference_s) == (0.0, 3.0)
+    await batcher.close()
+
+
 async def test_closing_cancels_waiting_requests():
     async with batching(is_open=False, max_rows=1) as (batcher, _):
         tasks = await submitted(batcher, [query("a")], [query("b")])

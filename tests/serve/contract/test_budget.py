@@ -72,6 +72,12 @@ def test_validation_stops_at_the_first_of_many_wrong_items(name):
     assert peak < 1_000_000
 
 
+def test_fifty_thousand_lists_and_objects_are_parsed(roomy_client):
+    for count, error_type in ((49_998, "Validation"), (49_999, "TooExpensive")):
+        body = '{"inputs": [' + ",".join(["[]"] * count) + "]}"
+        assert_error(roomy_client.post(FILL, content=body, headers=JSON), 422, error_type)
+
+
 @pytest.mark.parametrize("path", [FILL, SCORE, ROOT])
 @pytest.mark.parametrize("item", ["[]", "{}", "[[]]"])
 def test_a_body_with_too_many_lists_or_objects_is_rejected_before_parsing(roomy_client, monkeypatch, path, item):

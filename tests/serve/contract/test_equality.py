@@ -21,6 +21,7 @@ from tests.tiny.words import WORDS
 pytestmark = pytest.mark.anyio
 REAL_MODEL = Path("runs/quickstart/student/model")
 ODD_WORDS = [
+    "x" * 150,
     "Zürich!",
     "it's",
     "walking,",
@@ -31,7 +32,6 @@ ODD_WORDS = [
     "שלום",
     "\u202e",
     "a\u0000b",
-    "x" * 150,
     "[SEP]",
 ]
 TARGETS = [["rome"], ["rome", "paris", "cat"], ["cat", "cat", "sun"], ["Cat", "dog"], ["Paris", "a"]]

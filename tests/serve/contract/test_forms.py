@@ -1,6 +1,7 @@
 """Formats of requests and responses: Hugging Face's at /v1/fill-mask, Azure's at /score, and both at the root."""
 
 import json
+import math
 import re
 
 import pytest
@@ -41,30 +42,10 @@ def test_at_most_100_candidates_are_answered(roomy_client):
     assert_error(fill(roomy_client, top_k=101), 422, message="parameters.top_k")
 
 
-@pytest.mark.parametrize(
-    "top_k",
-    [
-        "0",
-        "-1",
-        "51",
-        "101",
-        "1.5",
-        "5.0",
-        '"5"',
-        "true",
-        "false",
-        "1e999",
-        "NaN",
-        "-Infinity",
-        "[]",
-        "{}",
-        "9" * 10_000,
-    ],
-    ids=lambda top_k: top_k[:9],
-)
+@pytest.mark.parametrize("top_k", [0, -1, 51, 101, 1.5, 5.0, "5", True, False, math.nan, -math.inf, [], {}])
 def test_another_top_k_is_rejected(client, top_k):
-    body = f'{{"inputs": "{TEXT}", "parameters": {{"top_k": {top_k}}}}}'
-    assert_error(client.post(FILL, content=body, headers=JSON), 400 if len(top_k) > 4000 else 422)
+    body = json.dumps({"inputs": TEXT, "parameters": {"top_k": top_k}})
+    assert_error(client.post(FILL, content=body, headers=JSON), 422)
 
 
 @pytest.mark.parametrize(
