@@ -1,5 +1,6 @@
 """The service as started by `make serve`: open ports (S2), secrets in its output (S7, S8), and shutdown."""
 
+import contextlib
 import http.client
 import os
 import pickle
@@ -7,18 +8,19 @@ import re
 import secrets
 import signal
 import socket
+import struct
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import grpc
 import pytest
 from ray.serve.generated.serve_pb2 import ASGIRequest
 
 from tests.faults.processes import processes_below
-from tests.security.listeners import command, listeners_below
 from tests.serve.server_process import STOP_S, start_server
 from tests.serve.traffic import post
 from tests.tiny.models import write_tiny_model
@@ -41,6 +43,7 @@ RAY_PROCESSES = {"gcs_server", "raylet", "python", "ray::DashboardAgent", "ray::
           "ray::ServeController", "ray::ProxyActor", "ray::ServeReplica:fill-mask:FillMask"}  # fmt: skip
 # The node's agent and the cluster's monitor expose metrics without authentication.
 METRICS_PROCESSES = {"ray::DashboardAgent", "python"}
+LISTENING = "0A"  # in /proc/net/tcp
 ASGI = "/ray.serve.ASGIService/HandleRequest"
 # One harmless method per kind of gRPC server of Ray, so that the response depends on the token.
 CALLS = (
@@ -61,6 +64,57 @@ class Attack:
 
     def __reduce__(self):
         return Path.touch, (self.canary,)
+
+
+class Listener(NamedTuple):
+    """Listening TCP socket with the name of its process."""
+
+    port: int
+    host: str
+    role: str
+
+    @property
+    def is_loopback(self):
+        return self.host in {"127.0.0.1", "::1"}
+
+    @property
+    def address(self):
+        """Address for connections from this machine."""
+        return f"{'127.0.0.1' if self.host in {'0.0.0.0', '::'} else self.host}:{self.port}"
+
+
+def command(pid):
+    """Return the command line of a process, or "" if it has exited."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def listeners_below(pid):
+    """Return the listening sockets of a process and its descendants."""
+    addresses, listeners = listening_addresses(), set()
+    for each in processes_below(pid):
+        name = command(each).split(" ")[0]
+        role = name.split(".")[0] if name.startswith("ray::") else name.rpartition("/")[2]
+        for descriptor in Path(f"/proc/{each}/fd").glob("*"):
+            with contextlib.suppress(OSError):
+                if address := addresses.get(str(descriptor.readlink())):
+                    listeners.add(Listener(*address, role))
+    return sorted(listeners)
+
+
+def listening_addresses():
+    """Return port and host of all listening sockets of this machine by the name of their descriptors."""
+    addresses = {}
+    for name, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+        for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == LISTENING:
+                host, port = fields[1].split(":")
+                packed = b"".join(struct.pack("=I", int(host[at : at + 8], 16)) for at in range(0, len(host), 8))
+                addresses[f"socket:[{fields[9]}]"] = int(port, 16), socket.inet_ntop(family, packed)
+    return addresses
 
 
 def call(address, method, token, body=b""):
