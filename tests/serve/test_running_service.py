@@ -31,7 +31,7 @@ PAUSE_S = 0.002
 BODY_TIMEOUT_S = 3
 
 
-@pytest.fixture(scope="module", params=["python", "haproxy"])
+@pytest.fixture(scope="module", params=[pytest.param("python", marks=pytest.mark.smoke), "haproxy"])
 def url(request, model_dir):
     """URL of the service with the tiny model in fp32."""
     limit = f"app.limits.body_timeout_s={BODY_TIMEOUT_S}"
@@ -56,8 +56,22 @@ def posted(headers, **options):
 )
 def test_every_way_to_send_a_body_has_the_answer_of_the_model(url, model, request_head, body):
     reply = exchange(url, request_head, body)
-    assert reply.status_code == 200
+    assert (reply.status_code, reply.headers["x-model-revision"]) == (200, model.revision)
     assert [one["token_str"] for one in reply.json()] == [one.token_str for one in model.fill([TEXT])[0][0]]
+
+
+def test_the_best_token_is_answered_and_counted(url, model):
+    series = ("fill_mask_requests_total", 'model="student"', 'route="/score"', 'status="200"')
+    before = metric(url, *series)
+    reply = post(url, "/score", json.dumps({"input_data": [TEXT]}).encode())
+    assert reply.json() == [model.fill([TEXT])[0][0][0].token_str]
+    assert metric(url, *series) == before + 1
+
+
+@pytest.mark.parametrize("path", ["healthz", "readyz", "info", "ui", "docs", "openapi.json"])
+def test_every_page_responds(url, path):
+    with urllib.request.urlopen(f"{url}/{path}", timeout=30) as response:
+        assert response.status == 200
 
 
 @pytest.mark.parametrize("headers", [{"content-length": str(50 * MIB)}, CHUNKED], ids=["length", "chunked"])
@@ -140,16 +154,18 @@ def test_disconnected_clients_count_as_499_and_free_their_capacity(url):
             client.sendall(posted({"content-length": str(len(body))}) + body)
             time.sleep(next(delays))
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # disconnect with a reset
-    while metric(url, "fill_mask_requests_in_progress", "") > 1:  # one is the request for the metrics
+    while metric(url, "fill_mask_requests_in_progress") > 1:  # one is the request for the metrics
         assert time.monotonic() < end
     assert post(url, FILL, OK).status_code == 200
 
 
-def metric(url, name, label):
-    """Return the sum of the series of a metric with a label."""
+def metric(url, name, *labels):
+    """Return the sum of the series of a metric with these labels."""
     with urllib.request.urlopen(f"{url}/metrics", timeout=30) as response:
         lines = response.read().decode().splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith(name) and label in line)
+    return sum(
+        float(line.split()[-1]) for line in lines if line.startswith(name) and all(label in line for label in labels)
+    )
 
 
 def test_responses_to_generated_requests_match_the_document(url):

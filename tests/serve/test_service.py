@@ -7,7 +7,7 @@ import pytest
 from distilray.config.serving import FillMaskAppConfig
 from distilray.inference.tasks.fill_mask import FillMaskQuery
 from serve.budget import Budget
-from serve.service import InferenceThreads, ModelService
+from serve.service import InferenceThreads, ModelService, _steps
 from tests.serve.contract.clients import FILL, TEXT, client_of, service_of
 
 TOKENS = 7  # of TEXT
@@ -42,6 +42,10 @@ async def test_a_single_batch_has_all_threads_and_others_have_one_each(model, mo
     assert await threads.run(torch.get_num_threads, alone=True) == threads.run_blocking(torch.get_num_threads) == cpus
     assert await threads.run(torch.get_num_threads, alone=False) == 1
     threads.close()
+
+
+def test_steps_have_at_most_the_given_size_or_one_larger_entry():
+    assert list(_steps([3, 3, 4, 12, 1], 10)) == [slice(0, 3), slice(3, 4), slice(4, 5)]
 
 
 def test_times_in_the_headers_are_milliseconds(model, model_dir, monkeypatch):

@@ -1,4 +1,4 @@
-"""`jobs.serve_fill_mask`, `jobs.check_service`, and the application in a Ray session."""
+"""`jobs.serve_fill_mask` and `jobs.check_service` without a Ray session."""
 
 import contextlib
 import json
@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import socket
-import urllib.request
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -14,16 +13,13 @@ from threading import Thread
 import pytest
 import yaml
 
-from distilray.config.base import RayConfig
-from distilray.config.serving import CheckServiceConfig, FillMaskAppConfig, ServeFillMaskConfig
+from distilray.config.serving import CheckServiceConfig, ServeFillMaskConfig
 from distilray.errors import InputError
 from distilray.runtime.run_folder import RunFolder
-from distilray.runtime.session import ray_session
 from jobs.serve_fill_mask import main
 from serve import local
 from serve.checks import available_port, base_url
 from serve.haproxy import Orphan
-from tests.serve.traffic import TEXT, post
 
 KEY = "a-key-of-this-test-alone"
 
@@ -32,49 +28,6 @@ KEY = "a-key-of-this-test-alone"
 def used_port():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
-
-
-@pytest.mark.slow
-@pytest.mark.smoke
-def test_the_application_serves_both_formats_with_a_key_and_frees_its_port(model_dir, model, monkeypatch):
-    import ray
-
-    from serve.app import serving
-
-    monkeypatch.setenv("DISTILRAY_API_KEYS", KEY)
-    bearer = {"authorization": f"Bearer {KEY}"}
-    config = FillMaskAppConfig(model_dir=model_dir, dtype="float32")
-    expected = model.fill([TEXT])[0][0]
-    with ray_session(RayConfig(num_cpus=2)):
-        with serving(config, port=0) as url:
-            status, _, answer = post(f"{url}/score", {"input_data": [TEXT]})
-            assert (status, answer["error_type"]) == (401, "Unauthorized")
-            status, headers, answer = post(f"{url}/score", {"input_data": [TEXT]}, **bearer)
-            assert (status, answer) == (200, [expected[0].token_str])
-            assert headers["x-model-revision"] == model.revision
-            assert len(headers.get_all("x-request-id")) == 1
-            form = f"{url}/v1/fill-mask"
-            status, _, answer = post(form, {"inputs": TEXT}, **bearer)
-            assert status == 200
-            assert [one["token_str"] for one in answer] == [one.token_str for one in expected]
-            status, headers, answer = post(form, {"inputs": "none"}, **bearer, **{"x-request-id": "mine-2"})
-            assert (status, answer["error_type"]) == (422, "NoMask")
-            assert answer["request_id"] == headers["x-request-id"] == "mine-2"
-            assert post(form, b" " * 3_000_000, **bearer)[0] == 413
-            pages = {}
-            for path in ("healthz", "readyz", "ui", "docs", "openapi.json", "metrics"):
-                with urllib.request.urlopen(f"{url}/{path}", timeout=30) as response:
-                    pages[path] = response.read().decode()
-            series = r"""requests_total\{method="POST",model="student",replica="\w+",route="/score",status="200"\} 1"""
-            assert re.search(series, pages["metrics"])
-            assert KEY not in pages["metrics"]
-        assert available_port("127.0.0.1", int(url.rpartition(":")[2]))
-        assert ray.is_initialized()
-        with (
-            pytest.raises(InputError, match="no room for 1 replica with 99 CPU"),
-            serving(config.model_copy(update={"num_cpus": 99}), port=0),
-        ):
-            pass
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def exchange(url: str, request_head: bytes, body: Iterable[bytes] = (), *, pause
         response.begin()
         with contextlib.suppress(ConnectionError, http.client.IncompleteRead):
             content = response.read()
-        headers = {name.lower(): value for name, value in response.getheaders()}
+        headers = {name.lower(): ", ".join(response.headers.get_all(name, [])) for name in response.headers}
         return Reply(response.status, headers, content, sent, time.monotonic() - start)
 
 
