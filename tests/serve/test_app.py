@@ -129,6 +129,7 @@ def test_a_replica_has_the_name_type_log_and_cache_of_the_configuration(replica,
     assert (passed["access_log"], passed["sends_request_id"]) == (values["access_log"], False)
     assert passed["max_num_models_per_replica"] == values["max_loaded_extra_models"]
     assert passed["gateway"] is api.state.gateway
+    assert api.state.gateway._log._access_log is values["access_log"]
     assert load_timeout_s == 4.0
     assert f'model="{values["model_name"]}",replica="r7"' in metrics
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from serve import haproxy
-from serve.haproxy import ENVIRONMENT, PORTS, find_orphans, haproxy_environment, stop_orphans
+from serve.haproxy import ENVIRONMENT, PORTS, Orphan, find_orphans, haproxy_environment, stop_orphans
 
 
 @pytest.fixture
@@ -74,6 +74,18 @@ def test_only_our_orphans_are_stopped_and_their_folder_is_removed(monkeypatch):
         for process in (ours, *others):
             process.kill()
             process.communicate()
+
+
+def test_orphans_are_stopped_once_their_ray_processes_have_exited(monkeypatch, tmp_path):
+    folder, stopped = str(tmp_path / "distilray-1-a"), []
+    states = [
+        [Orphan(1, folder, has_parent=False), Orphan(2, folder, has_parent=False), Orphan(3, None, has_parent=False)],
+        [Orphan(1, folder, has_parent=True), Orphan(2, folder, has_parent=False)],
+    ]
+    monkeypatch.setattr(haproxy, "find_orphans", lambda: states.pop())
+    monkeypatch.setattr(haproxy, "_stop", stopped.append)
+    assert stop_orphans() == stopped == [1, 2]
+    assert states == []
 
 
 def test_the_environment_of_the_user_takes_precedence_and_is_restored(monkeypatch):

@@ -147,6 +147,7 @@ def test_an_invalid_text_is_422_with_its_type_and_index(client, path, key, texts
 
 def test_texts_and_masks_are_answered_up_to_their_limits(client, roomy_client):
     assert len(client.post(FILL, json={"inputs": "[MASK]" * 3}).json()) == 3
+    assert client.post(FILL, json={"inputs": "[MASK] " + "a" * 4993}).status_code == 200
     assert len(roomy_client.post(SCORE, json={"input_data": [TEXT] * 32}).json()) == 32
     assert_error(roomy_client.post(SCORE, json={"input_data": [TEXT] * 33}), 422)
     assert_error(roomy_client.post(FILL, json={"inputs": "x" * 1_000_000 + " [MASK]"}), 422, "TextTooLong")

@@ -83,6 +83,7 @@ class Gated:
         self.model.gate.set()
         replies = [await task for task in tasks]
         assert [reply.status_code for reply in replies] == [200] * len(tasks)
+        assert self.service.active_requests == 0
         return [reply.json() for reply in replies]
 
 

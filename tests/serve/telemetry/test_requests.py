@@ -96,6 +96,7 @@ def test_the_metrics_have_the_media_type_of_their_format(service_client, accept,
     assert response.headers["content-type"].startswith(media_type)
     assert response.text.endswith(end)
     assert 'fill_mask_requests_in_progress{replica="local"} 1.0' in response.text
+    assert "_created" not in response.text
 
 
 def test_the_route_of_the_metrics_is_documented_as_text(service_client):
