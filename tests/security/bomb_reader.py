@@ -20,8 +20,7 @@ KINDS = {"wikipedia": (wikipedia, WikipediaSource), "text": (texts, TextSource)}
 def read(kind: str, file: str) -> tuple[int, list[str]]:
     """Return the number of documents, and the reasons why others were rejected."""
     module, source_class = KINDS[kind]
-    source = source_class(kind=kind, path=file, name="x")
-    rows = []
+    source, rows = source_class(kind=kind, path=file, name="x"), []
     try:
         module.check_file(source, file)
         for part in module.file_ranges(source, file, "x", chunk_bytes=1 << 30):
@@ -32,21 +31,11 @@ def read(kind: str, file: str) -> tuple[int, list[str]]:
     return len(rows) - len(rejected), rejected
 
 
-def peak_rss_mb() -> float:
-    """Return the peak memory of this process; `getrusage` would include that of its parent."""
-    match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert match
-    return int(match[1]) / 1024
-
-
-def main(*arguments: str) -> None:
-    for argument in arguments:
-        kind, _, file = argument.partition("=")
-        start = time.monotonic()
-        documents, rejected = read(kind, file)
-        result = {"documents": documents, "rejected": rejected, "seconds": time.monotonic() - start}
-        print(json.dumps({**result, "rss_mb": peak_rss_mb()}))
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    for argument in sys.argv[1:]:
+        start = time.process_time()
+        documents, rejected = read(*argument.split("=", 1))
+        # `getrusage` would include the memory of the parent process.
+        peak_kb = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]
+        result = {"documents": documents, "rejected": rejected, "rss_mb": int(peak_kb) / 1024}
+        print(json.dumps({**result, "seconds": time.process_time() - start}))

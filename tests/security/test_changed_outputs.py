@@ -1,7 +1,6 @@
 """Readers of run outputs reject files that differ from the manifest."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,7 +31,7 @@ class Config(JobConfig):
     pass
 
 
-def complete(folder: Path) -> None:
+def complete(folder):
     """Turn a folder into a complete run with all of its files as outputs."""
     names = [str(file.relative_to(folder)) for file in sorted(folder.rglob("*")) if file.is_file()]
     run = RunFolder("any_job", Config(run_dir=str(folder)), {})
@@ -40,7 +39,7 @@ def complete(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(tmp_path_factory):
     """Folder with one run per kind of output."""
     folder = tmp_path_factory.mktemp("runs")
     write_corpus(folder / "corpus", 6)
@@ -57,7 +56,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def read_data(uri: str) -> None:
+def read_data(uri):
     values = {"run_dir": "unused", "student_dir": "unused", "data": {"path": uri}}
     config = EvaluateFillMaskConfig.model_validate(values)
     (file,) = data_files(config.data)
@@ -81,11 +80,8 @@ def read_data(uri: str) -> None:
         ("rows/rows.jsonl", read_data, "rows/rows.jsonl"),
     ],
 )
-def test_a_changed_output_is_rejected_by_its_reader(
-    runs: Path, tmp_path: Path, file: str, read: Callable[[str], object], argument: str
-) -> None:
-    name = file.partition("/")[0]
-    shutil.copytree(runs / name, tmp_path / name)
+def test_a_changed_output_is_rejected_by_its_reader(runs, tmp_path, file, read, argument):
+    shutil.copytree(runs / Path(file).parts[0], tmp_path / Path(file).parts[0])
     changed = tmp_path / file
     data = bytearray(changed.read_bytes())
     data[len(data) // 2] ^= 1
@@ -94,7 +90,7 @@ def test_a_changed_output_is_rejected_by_its_reader(
         read(str(tmp_path / argument))
 
 
-def test_a_changed_model_in_an_object_store_is_not_cached(runs: Path, tmp_path: Path, bucket: str) -> None:
+def test_a_changed_model_in_an_object_store_is_not_cached(runs, tmp_path, bucket):
     for file in sorted((runs / "trained").rglob("*")):
         if file.is_file():
             storage.write_bytes(f"{bucket}/{file.relative_to(runs)}", file.read_bytes())

@@ -18,10 +18,12 @@ STOP_S = 40
 
 def start_server(model_dir: str, *overrides: str) -> tuple[subprocess.Popen[bytes], str]:
     """Start a server, by default on a free port, and return it with the URL that it printed."""
+    # Another service of this process may have set variables for Ray Serve.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_SERVE_")}
     process = subprocess.Popen(
         [sys.executable, "-m", "jobs.serve_fill_mask", f"app.model_dir={model_dir}", "port=0", *overrides],
         cwd=ROOT,
-        env=clean_environment(),
+        env={**environment, "PYTHONPATH": str(ROOT / "platform")},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
@@ -30,12 +32,6 @@ def start_server(model_dir: str, *overrides: str) -> tuple[subprocess.Popen[byte
     match = re.search(rb" at (http://\S+) until", output)
     assert match, output
     return process, match[1].decode()
-
-
-def clean_environment() -> dict[str, str]:
-    """Return the environment without variables that another service of this process has set for Ray Serve."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_SERVE_")}
-    return {**kept, "PYTHONPATH": str(ROOT / "platform")}
 
 
 def read_until(process: subprocess.Popen[bytes], word: bytes) -> bytes:

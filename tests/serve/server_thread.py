@@ -15,7 +15,8 @@ from tests.serve.waiting import wait_for
 def listening(application: Any) -> Iterator[str]:
     """Serve an application from a thread, and yield its URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(application, log_config=None, lifespan="on"))
+        lifespan = "on" if hasattr(application, "router") else "off"
+        server = uvicorn.Server(uvicorn.Config(application, log_config=None, lifespan=lifespan))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

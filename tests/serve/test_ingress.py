@@ -1,7 +1,5 @@
 """Gateways in front of Ray Serve's HTTP server and in the application handle a request once."""
 
-import asyncio
-
 import pytest
 from starlette.responses import PlainTextResponse
 
@@ -9,81 +7,67 @@ from serve import ingress
 from serve.auth import ApiKeys
 from serve.models import Models
 from serve.routes import create_api
-from serve.telemetry.metrics import Telemetry
-from tests.serve.contract.clients import LIMITS, assert_error, service_of
+from tests.serve.contract.clients import assert_error, metric, service_of
 from tests.serve.contract.raw_asgi import JSON, ask, parts
 
+pytestmark = pytest.mark.anyio
 KEY = "a-key-of-the-tests"
 BODY = parts(b'{"inputs": "paris is [MASK] of france"}')
 
 
-class Replica:
-    """Application behind a fake of Serve, as in a replica; `passed` contains the paths that reached Serve."""
+@pytest.fixture
+async def replica(model, model_dir, telemetry):
+    """Function that creates an application behind a fake of Serve, and the list of paths that reach Serve."""
+    services = []
 
-    def __init__(self, model, model_dir, *, keys=None, **limits):
-        self.telemetry, self.service = Telemetry(replica="r1"), service_of(model, model_dir, **(LIMITS | limits))
-        api = create_api(Models(self.service), telemetry=self.telemetry, keys=keys, sends_request_id=False)
-        self.passed = []
+    async def create(*, keys=None, **limits):
+        services.append(service_of(model, model_dir, **limits))
+        await services[-1].start()
+        api = create_api(Models(services[-1]), telemetry=telemetry, keys=keys, sends_request_id=False)
+        passed = []
 
         async def serve(scope, receive, send):
-            self.passed.append(scope["path"])
+            passed.append(scope["path"])
             await api(scope, receive, send)
 
-        self.app = ingress.Ingress(serve, gateway=api.state.gateway)
+        return ingress.Ingress(serve, gateway=api.state.gateway), passed
 
-    def ask(self, *messages, **request):
-        async def main():
-            await self.service.start()
-            return await ask(self.app, *messages, **request)
-
-        return asyncio.run(main())
-
-    def counted(self):
-        """Return the request counters."""
-        lines = self.telemetry.replica.expose("")[0].decode().splitlines()
-        return [line for line in lines if line.startswith("fill_mask_requests_total")]
+    yield create
+    for service in services:
+        await service.close()
 
 
-@pytest.fixture
-def replica(model, model_dir):
-    return lambda **settings: Replica(model, model_dir, **settings)
+async def test_a_request_that_passes_both_gateways_is_counted_once(replica, telemetry):
+    app, passed = await replica(max_concurrent_requests=1)
+    assert (await ask(app, BODY)).status_code == 200
+    assert passed == ["/v1/fill-mask"]
+    assert metric(telemetry, "fill_mask_requests_total", status="200", model="default") == 1
+    assert metric(telemetry, "fill_mask_requests_total") == 1
 
 
-def test_a_request_that_passes_both_gateways_is_counted_once(replica):
-    instance = replica(max_concurrent_requests=1)
-    assert instance.ask(BODY).status_code == 200
-    (line,) = instance.counted()
-    assert line.endswith(" 1.0")
-    assert 'model="default"' in line
+async def test_a_rejected_request_does_not_reach_serve_but_is_counted(replica, telemetry):
+    app, passed = await replica(max_body_bytes=10)
+    assert_error(await ask(app, BODY), 413)
+    assert passed == []
+    assert metric(telemetry, "fill_mask_requests_total", status="413") == 1
 
 
-def test_a_rejected_request_does_not_reach_serve_but_is_counted(replica):
-    instance = replica(max_body_bytes=10)
-    assert_error(instance.ask(BODY), 413)
-    assert instance.passed == []
-    assert 'status="413"' in instance.counted()[0]
-
-
-def test_a_request_without_key_is_rejected_before_its_body_is_read(replica):
-    instance = replica(keys=ApiKeys([KEY]))
-    reply = instance.ask(BODY)
+async def test_a_request_without_key_is_rejected_before_its_body_is_read(replica):
+    app, _ = await replica(keys=ApiKeys([KEY]))
+    reply = await ask(app, BODY)
     assert_error(reply, 401)
-    assert reply.read == 0
-
-
-def test_a_request_with_a_key_is_answered(replica):
-    reply = replica(keys=ApiKeys([KEY])).ask(BODY, headers=[*JSON, (b"x-api-key", KEY.encode())])
-    assert reply.status_code == 200
+    assert reply.sent == 0
+    assert (await ask(app, BODY, headers=[*JSON, (b"x-api-key", KEY.encode())])).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/-/healthz", "/mounted/score"])
-def test_unknown_paths_are_passed_to_serve(replica, path):
-    instance = replica(max_body_bytes=1)
-    instance.ask(BODY, path=path)
-    assert instance.passed == [path]
+async def test_unknown_paths_are_passed_to_serve(replica, path):
+    app, passed = await replica(max_body_bytes=1)
+    await ask(app, BODY, path=path)
+    assert passed == [path]
 
 
-def test_in_a_proxy_only_the_request_id_is_replaced(monkeypatch):
+async def test_in_a_proxy_only_the_request_id_is_replaced(monkeypatch):
     monkeypatch.setattr(ingress, "_gateways", [])
     seen = []
 
@@ -94,6 +78,6 @@ def test_in_a_proxy_only_the_request_id_is_replaced(monkeypatch):
     (middleware,) = ingress.middlewares()
     app = middleware.cls(serve, **middleware.kwargs)
     for sent in (b"<b>", b"mine-1"):
-        asyncio.run(ask(app, BODY, path="/score", headers=[(b"x-request-id", sent)]))
+        await ask(app, BODY, path="/score", headers=[(b"x-request-id", sent)])
     assert seen[0] != b"<b>"
     assert seen[1] == b"mine-1"

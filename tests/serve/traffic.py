@@ -3,24 +3,29 @@
 import contextlib
 import http.client
 import json
-import queue
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
 TEXT = "paris is [MASK] of france"
 
 
-@dataclass
-class Traffic:
-    """Results: (status, revision) of each response, or (0, error) without a response."""
+class Traffic(threading.local):
+    """Results of requests over one keep-alive connection per thread.
 
-    answers: list[tuple[int, str]] = field(default_factory=list)
+    Attributes:
+        answers: (status, revision) of each response, or (0, error) without a response.
+    """
+
+    def __init__(self, url: str, answers: list[tuple[int, str]]) -> None:
+        address = urlsplit(url)
+        self.answers = answers  # shared by all threads
+        self._connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=30)
 
     @property
     def failed(self) -> list[tuple[int, str]]:
@@ -31,28 +36,33 @@ class Traffic:
         """Revisions in the order of their first response."""
         return list(dict.fromkeys(revision for status, revision in self.answers if status == 200))
 
+    def send(self) -> None:
+        body, headers = json.dumps({"input_data": [TEXT]}), {"content-type": "application/json"}
+        try:
+            self._connection.request("POST", "/score", body, headers)
+            answer = self._connection.getresponse()
+            answer.read()
+            self.answers.append((answer.status, answer.headers.get("x-model-revision", "")))
+        except (OSError, http.client.HTTPException) as error:
+            self.answers.append((0, repr(error)))
+            self._connection.close()
+
 
 @contextlib.contextmanager
 def steady_traffic(url: str, *, per_s: float = 40, senders: int = 12) -> Iterator[Traffic]:
-    """Send requests over keep-alive connections until the block ends, then wait for the remaining responses."""
-    traffic, due, stop = Traffic(), queue.SimpleQueue[bool](), threading.Event()
-    threads = [threading.Thread(target=_send, args=(url, due, traffic)) for _ in range(senders)]
+    """Send requests until the block ends, then wait for the remaining responses."""
+    traffic, stop = Traffic(url, []), threading.Event()
 
-    def tick() -> None:
+    def submit() -> None:
         while not stop.wait(1 / per_s):
-            due.put(True)
-        for _ in threads:
-            due.put(False)
+            threads.submit(traffic.send)
 
-    threads.append(threading.Thread(target=tick))
-    for each in threads:
-        each.start()
-    try:
-        yield traffic
-    finally:
-        stop.set()
-        for each in threads:
-            each.join()
+    with ThreadPoolExecutor(senders + 1) as threads:
+        threads.submit(submit)
+        try:
+            yield traffic
+        finally:
+            stop.set()
 
 
 def wait_for_answers(traffic: Traffic, count: int, limit_s: float = 30) -> None:
@@ -61,22 +71,6 @@ def wait_for_answers(traffic: Traffic, count: int, limit_s: float = 30) -> None:
     while len(traffic.answers) < wanted:
         assert time.monotonic() < end, traffic.answers[-3:]
         time.sleep(0.02)
-
-
-def _send(url: str, due: "queue.SimpleQueue[bool]", traffic: Traffic) -> None:
-    address = urlsplit(url)
-    body, headers = json.dumps({"input_data": [TEXT]}), {"content-type": "application/json"}
-    connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=30)
-    while due.get():
-        try:
-            connection.request("POST", "/score", body, headers)
-            answer = connection.getresponse()
-            answer.read()
-            traffic.answers.append((answer.status, answer.headers.get("x-model-revision", "")))
-        except (OSError, http.client.HTTPException) as error:
-            traffic.answers.append((0, repr(error)))
-            connection.close()
-    connection.close()
 
 
 def post(url: str, body: object, **headers: str) -> tuple[int, http.client.HTTPMessage, Any]:

@@ -1,5 +1,6 @@
 """Waiting for conditions."""
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -10,3 +11,10 @@ def wait_for(condition: Callable[[], object], what: str = "the condition", secon
     while not condition():
         assert time.monotonic() < end, f"timeout: {what}"
         time.sleep(0.01)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for a condition in an event loop."""
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.002)

@@ -1,6 +1,7 @@
 """HTTP/1.1 over plain sockets, for requests that client libraries do not send, and to measure what the server reads."""
 
 import contextlib
+import http.client
 import json
 import select
 import socket
@@ -17,19 +18,13 @@ CHUNK = 65_536
 
 @dataclass(frozen=True)
 class Reply:
-    """Response.
-
-    Attributes:
-        headers: headers by lower-case name.
-        sent: bytes of the body sent before the response started.
-        seconds: time from the first byte sent to the last byte received.
-    """
+    """Response; `sent` is the number of bytes (in `raw_asgi`: messages) of the body sent before it started."""
 
     status_code: int
     headers: dict[str, str]
     content: bytes
     sent: int
-    seconds: float
+    seconds: float = 0.0
 
     @property
     def text(self) -> str:
@@ -41,7 +36,6 @@ class Reply:
 
 @contextlib.contextmanager
 def connection(url: str) -> Iterator[socket.socket]:
-    """Open a connection to a server."""
     address = urlsplit(url)
     with socket.create_connection((str(address.hostname), address.port), timeout=TIMEOUT_S) as opened:
         yield opened
@@ -69,7 +63,7 @@ def chunked(parts: Iterable[bytes]) -> Iterator[bytes]:
 
 def exchange(url: str, request_head: bytes, body: Iterable[bytes] = (), *, pause_s: float = 0.0) -> Reply:
     """Send until the server responds or closes, with a pause after every 64 kB, and read the complete response."""
-    start, sent = time.monotonic(), 0
+    start, sent, content = time.monotonic(), 0, b""
     with connection(url) as opened:
         opened.sendall(request_head)
         with contextlib.suppress(ConnectionError):  # a server may stop reading once it has responded
@@ -79,44 +73,15 @@ def exchange(url: str, request_head: bytes, body: Iterable[bytes] = (), *, pause
                 opened.sendall(chunk)
                 sent += len(chunk)
                 time.sleep(pause_s)
-        return _read(opened, sent, start)
+        response = http.client.HTTPResponse(opened)
+        response.begin()
+        with contextlib.suppress(ConnectionError, http.client.IncompleteRead):
+            content = response.read()
+        headers = {name.lower(): ", ".join(response.headers.get_all(name, [])) for name in response.headers}
+        return Reply(response.status, headers, content, sent, time.monotonic() - start)
 
 
 def _has_answered(opened: socket.socket) -> bool:
     """Return whether a response has started, except `100 Continue`, which requests the body."""
     is_readable = bool(select.select([opened], [], [], 0)[0])
     return is_readable and opened.recv(len(INTERIM), socket.MSG_PEEK) != INTERIM
-
-
-def _read(opened: socket.socket, sent: int, start: float) -> Reply:
-    raw = b""
-    while True:
-        while b"\r\n\r\n" not in raw:
-            raw += _receive(opened)
-        top, _, content = raw.partition(b"\r\n\r\n")
-        status_line, *lines = top.decode("latin-1").split("\r\n")
-        status = int(status_line.split(" ")[1])
-        if status >= 200:
-            break
-        raw = content  # this was `100 Continue`
-    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    with contextlib.suppress(EOFError):
-        while not _is_complete(headers, content):
-            content += _receive(opened)
-    return Reply(status, headers, content, sent, time.monotonic() - start)
-
-
-def _is_complete(headers: dict[str, str], content: bytes) -> bool:
-    if "content-length" in headers:
-        return len(content) >= int(headers["content-length"])
-    return headers.get("transfer-encoding") == "chunked" and content.endswith(b"0\r\n\r\n")
-
-
-def _receive(opened: socket.socket) -> bytes:
-    try:
-        received = opened.recv(CHUNK)
-    except ConnectionResetError:
-        received = b""
-    if not received:
-        raise EOFError("the server closed the connection")
-    return received

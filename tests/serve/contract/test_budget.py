@@ -3,55 +3,47 @@
 import asyncio
 import json
 import threading
-import time
 import tracemalloc
 
 import pytest
 
 from serve.budget import Budget
 from serve.schemas import AzureRequest, FillMaskRequest
-from serve.service import ModelService
-from tests.serve.contract.clients import FILL, JSON, SCORE, TEXT, assert_error, gated_client, in_threads, service_of
-from tests.serve.waiting import wait_for
+from tests.serve.contract.clients import FILL, JSON, ROOT, SCORE, TEXT, assert_error, client_of, service_of
+from tests.serve.waiting import until
 
-
-def parameters(**values):
-    return {"inputs": [TEXT, TEXT], "parameters": values}
-
-
-OVER_BUDGET = {
-    "max_request_chars": ({"max_request_chars": 49}, {"inputs": [TEXT, TEXT]}, "50"),
-    "max_request_tokens": ({"max_request_tokens": 13}, {"inputs": [TEXT, TEXT]}, "14"),
-    "max_target_chars": ({"max_target_chars": 8}, parameters(targets=["rome", "paris"]), "9"),
-    "max_candidates": ({"max_candidates": 19}, parameters(top_k=10), "20"),
-    "max_response_bytes": ({"max_response_bytes": 1000}, parameters(top_k=10), "bytes"),
+TWO_TEXTS = {"inputs": [TEXT, TEXT]}
+LIMITS = {
+    "max_request_chars": (49, TWO_TEXTS, "50 characters in all texts, but max_request_chars is 49"),
+    "max_request_tokens": (13, TWO_TEXTS, "14 tokens in all texts, but max_request_tokens is 13"),
+    "max_target_chars": (8, TWO_TEXTS | {"parameters": {"targets": ["rome", "paris"]}}, "9 characters in parameters"),
+    "max_candidates": (19, TWO_TEXTS | {"parameters": {"top_k": 10}}, "20 candidates, but max_candidates is 19"),
+    "max_response_bytes": (1000, TWO_TEXTS | {"parameters": {"top_k": 10}}, "but max_response_bytes is 1,000"),
 }
 
 
-@pytest.mark.parametrize("limit", OVER_BUDGET)
-def test_a_request_over_budget_is_422_with_the_limit_and_its_value(model, model_dir, limit):
-    limits, body, figure = OVER_BUDGET[limit]
-    with gated_client(model, model_dir, **limits) as (gated, _, client):
-        response = client.post(FILL, json=body)
-        assert_error(response, 422, "TooExpensive")
-        assert limit in response.json()["error"]
-        assert figure in response.json()["error"]
-        assert not gated.forwards
-
-
-@pytest.mark.parametrize("limit", ["max_candidates", "max_response_bytes"])
-def test_targets_limit_the_counted_candidates(model, model_dir, limit):
-    limits, _, _ = OVER_BUDGET[limit]
-    with gated_client(model, model_dir, **limits) as (gated, _, client):
-        gated.gate.set()
-        assert client.post(FILL, json=parameters(top_k=100, targets=["rome", "paris"])).status_code == 200
+@pytest.mark.parametrize("limit", LIMITS)
+def test_a_request_over_budget_is_422_with_the_limit_and_its_value(model, model_dir, monkeypatch, limit):
+    maximum, body, message = LIMITS[limit]
+    with client_of(service_of(model, model_dir, **{limit: maximum})) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(type(model), "run", None)
+            assert_error(client.post(FILL, json=body), 422, "TooExpensive", message)
+        if limit in ("max_candidates", "max_response_bytes"):  # targets limit the counted candidates
+            targets = TWO_TEXTS | {"parameters": {"top_k": 50, "targets": ["rome", "paris"]}}
+            assert client.post(FILL, json=targets).status_code == 200
+    if limit != "max_response_bytes":
+        with client_of(service_of(model, model_dir, **{limit: maximum + 1})) as client:
+            assert client.post(FILL, json=body).status_code == 200
 
 
 def test_the_largest_usual_requests_are_within_the_default_budget(roomy_client):
     texts = ["[MASK]" + " cat" * 45] * 32
-    assert roomy_client.post(FILL, json={"inputs": texts}).status_code == 200
-    assert roomy_client.post(FILL, json={"inputs": texts, "parameters": {"top_k": 100}}).status_code == 200
-    assert roomy_client.post(FILL, json={"inputs": TEXT, "parameters": {"targets": ["cat"] * 1000}}).status_code == 200
+    for body in (
+        {"inputs": texts, "parameters": {"top_k": 100}},
+        {"inputs": TEXT, "parameters": {"targets": ["cat"] * 1000}},
+    ):
+        assert roomy_client.post(FILL, json=body).status_code == 200
 
 
 WRONG_ITEMS = {
@@ -80,79 +72,44 @@ def test_validation_stops_at_the_first_of_many_wrong_items(name):
     assert peak < 1_000_000
 
 
-@pytest.mark.parametrize("path", [FILL, SCORE, "/"])
+def test_fifty_thousand_lists_and_objects_are_parsed(roomy_client):
+    for count, error_type in ((49_998, "Validation"), (49_999, "TooExpensive")):
+        body = '{"inputs": [' + ",".join(["[]"] * count) + "]}"
+        assert_error(roomy_client.post(FILL, content=body, headers=JSON), 422, error_type)
+
+
+@pytest.mark.parametrize("path", [FILL, SCORE, ROOT])
 @pytest.mark.parametrize("item", ["[]", "{}", "[[]]"])
 def test_a_body_with_too_many_lists_or_objects_is_rejected_before_parsing(roomy_client, monkeypatch, path, item):
-    body = '{"inputs": [' + ",".join([item] * 60_000) + "]}"
+    body = '{"inputs": [' + ",".join([item] * 50_000) + "]}"
     with monkeypatch.context() as patch:
         patch.setattr("json.loads", None)
         response = roomy_client.post(path, content=body, headers=JSON)
     assert_error(response, 422, "TooExpensive")
 
 
-class SlowParts:
-    """Model that waits for its gate before decoding, and before encoding the text `x`."""
-
-    def __init__(self, model, slow):
-        self._model, self._slow, self.gate, self.waits = model, slow, threading.Event(), False
-
-    def __getattr__(self, name):
-        return getattr(self._model, name)
-
-    def _wait(self):
-        self.waits = True
-        assert self.gate.wait(30)
-
-    def encode(self, queries):
-        if self._slow == "encode" and queries[0].text.startswith("x"):
-            self._wait()
-        return self._model.encode(queries)
-
-    def decode(self, encoded, prediction):
-        if self._slow == "decode":
-            self._wait()
-        return self._model.decode(encoded, prediction)
-
-
+@pytest.mark.anyio
 @pytest.mark.parametrize("slow", ["encode", "decode"])
-def test_a_health_check_waits_neither_for_tokenization_nor_for_decoding(model, model_dir, slow):
-    async def scenario():
-        parts = SlowParts(model, slow)
-        service: ModelService = service_of(parts, model_dir)
-        await service.start()
-        body = FillMaskRequest(inputs=["x [MASK]"] * 32)
-        request = asyncio.create_task(service.answer(body.queries(), Budget()))
-        while not parts.waits:
-            await asyncio.sleep(0.001)
-        await service.check_health(timeout_s=5)
-        assert not request.done()
-        parts.gate.set()
-        await request
-        await service.close()
+async def test_a_health_check_waits_neither_for_tokenization_nor_for_decoding(model, model_dir, monkeypatch, slow):
+    started, gate, work = threading.Event(), threading.Event(), getattr(model, slow)
 
-    asyncio.run(scenario())
+    def wait(*args):
+        started.set()
+        assert gate.wait(30)
+        return work(*args)
+
+    service = service_of(model, model_dir)
+    await service.start()
+    monkeypatch.setattr(model, slow, wait, raising=False)
+    request = asyncio.create_task(service.answer(FillMaskRequest(inputs=["x [MASK]"] * 32).queries(), Budget()))
+    await until(started.is_set)
+    await service.check_health(timeout_s=30)
+    assert not request.done()
+    gate.set()
+    await request
+    await service.close()
 
 
 def test_texts_of_a_large_request_keep_their_index_in_errors(roomy_client):
     texts = ["[MASK] " + "x" * 15_000] * 6
-    response = roomy_client.post(FILL, json={"inputs": [*texts, "no mask"]})
-    assert_error(response, 422, "NoMask")
-    assert "text 6" in response.json()["error"]
-
-
-def test_a_small_request_is_answered_while_a_large_one_is_running(model, model_dir):
-    # The gate admits one forward pass at a time: the first slice of the large request, then the small request.
-    large = {"inputs": ["[MASK]" + " cat" * 45] * 32}
-    with gated_client(model, model_dir) as (gated, service, client):
-        threads, answers = in_threads(client, [large])
-        wait_for(lambda: gated.forwards)
-        small, small_answers = in_threads(client, [{"inputs": TEXT}])
-        wait_for(lambda: service.active_requests == 2)
-        time.sleep(0.1)
-        gated.gate.set()
-        for thread in threads + small:
-            thread.join(30)
-        assert gated.forwards[0] < 32
-        assert gated.forwards[1] == 1
-        assert len(answers[0].json()) == 32
-        assert len(small_answers[0].json()) == 5
+    assert_error(roomy_client.post(FILL, json={"inputs": [*texts, "no mask"]}), 422, "NoMask", "text 6")

@@ -1,26 +1,52 @@
-"""The key `model` of a request selects the model."""
+"""Headers of responses, probes, and the key `model` of a request, which selects the model."""
 
 import pytest
-from starlette.testclient import TestClient
 
 from distilray.inference.tasks.fill_mask import FillMask
 from serve.errors import ApiError
 from serve.models import Models
-from serve.routes import create_api
-from tests.serve.contract.clients import FILL, SCORE, TEXT, assert_error, service_of
+from tests.serve.contract.clients import FILL, LIMITS, ROOT, SCORE, TEXT, assert_error, client_of, service_of
 from tests.tiny.models import write_tiny_model
 
-FORMS = [(FILL, "inputs"), (SCORE, "input_data"), ("/", "inputs")]
+FORMATS = pytest.mark.parametrize(("path", "key"), [(FILL, "inputs"), (SCORE, "input_data"), (ROOT, "inputs")])
+
+
+# One model
+
+
+def test_a_response_contains_its_times_and_revision(client, model):
+    headers = client.post(FILL, json={"inputs": TEXT}).headers
+    assert headers["x-model-revision"] == model.revision
+    assert float(headers["x-inference-time"]) > 0
+    assert float(headers["x-queue-time"]) >= 0
+
+
+def test_behind_a_proxy_that_sends_the_request_id_the_application_does_not(service):
+    response = client_of(service, sends_request_id=False).get("/nowhere", headers={"x-request-id": "abc-1"})
+    assert "x-request-id" not in response.headers
+    assert response.json()["request_id"] == "abc-1"
+
+
+def test_probes_and_info_respond(client, model):
+    for path, status in (("/healthz", "alive"), ("/readyz", "ready")):
+        assert client.get(path).json() == {"status": status}
+        response = client.head(path)
+        assert (response.status_code, response.content) == (200, b"")
+    info = client.get("/info").json()
+    assert (info["revision"], info["dtype"]) == (model.revision, "float32")
+    assert LIMITS.items() <= info["limits"].items()
+
+
+def test_readyz_is_503_before_the_warm_up(model, model_dir):
+    assert_error(client_of(service_of(model, model_dir)).get("/readyz"), 503)
+
+
+# Several models
 
 
 @pytest.fixture(scope="module")
-def teacher_dir(tmp_path_factory):
-    return write_tiny_model(tmp_path_factory.mktemp("teacher"), "bert")
-
-
-@pytest.fixture
-def teacher(teacher_dir):
-    return service_of(FillMask.load(teacher_dir, dtype="float32"), teacher_dir)
+def other(tmp_path_factory):
+    return FillMask.load(write_tiny_model(tmp_path_factory.mktemp("teacher"), "bert"), dtype="float32")
 
 
 @pytest.fixture
@@ -29,69 +55,54 @@ def loads():
 
 
 @pytest.fixture
-def client(model, model_dir, teacher, loads):
+def several(model, model_dir, other, loads):
+    """Client of a service of three models, one of which cannot be loaded."""
+
     async def load(name):
         loads.append(name)
         if name == "broken":
             raise ApiError(503, "model broken cannot be loaded", headers={"retry-after": "60"})
-        await teacher.start()
-        return teacher
+        service = service_of(other, model_dir)
+        await service.start()
+        return service
 
-    models = Models(service_of(model, model_dir), name="student", others=("teacher", "broken"), load=load)
-    with TestClient(create_api(models), raise_server_exceptions=False) as client:
+    with client_of(
+        Models(service_of(model, model_dir), name="student", others=("teacher", "broken"), load=load)
+    ) as client:
         yield client
 
 
-@pytest.mark.parametrize(("path", "key"), FORMS)
-def test_an_unknown_model_is_404_and_the_served_ones_are_named(client, loads, path, key):
-    response = client.post(path, json={key: [TEXT], "model": "SECRET"})
-    assert_error(response, 404, "UnknownModel")
-    assert "SECRET" not in response.text
-    assert {"student", "teacher"} <= set(response.json()["error"].replace(",", "").split())
+@FORMATS
+def test_an_unknown_model_is_404_and_the_served_ones_are_named(several, loads, path, key):
+    for texts in ([TEXT], ["no mask"]):
+        response = several.post(path, json={key: texts, "model": "SECRET"})
+        assert_error(response, 404, "UnknownModel", "available models: student, teacher, broken")
+        assert "SECRET" not in response.text
     assert loads == []
 
 
-@pytest.mark.parametrize(("path", "key"), FORMS)
-@pytest.mark.parametrize("named", [{}, {"model": None}, {"model": "student"}])
-def test_the_default_model_answers_with_and_without_its_name(client, model, loads, path, key, named):
-    response = client.post(path, json={key: [TEXT], **named})
-    assert response.status_code == 200
-    assert response.headers["x-model-revision"] == model.revision
-    assert loads == []
-
-
-@pytest.mark.parametrize(("path", "key"), FORMS)
-def test_another_model_is_loaded_and_answers(client, teacher, loads, path, key):
-    response = client.post(path, json={key: [TEXT], "model": "teacher"})
-    best = teacher.task.fill([TEXT])[0][0][0].token_str
-    assert best in response.text
-    assert response.headers["x-model-revision"] == teacher.task.revision
+@FORMATS
+def test_a_request_is_answered_by_the_model_that_it_names(several, model, other, loads, path, key):
+    for named in ({}, {"model": None}, {"model": "student"}):
+        response = several.post(path, json={key: [TEXT], **named})
+        assert (response.status_code, response.headers["x-model-revision"]) == (200, model.revision)
+        assert loads == []
+    response = several.post(path, json={key: [TEXT], "model": "teacher"})
+    assert other.fill([TEXT])[0][0][0].token_str in response.text
+    assert response.headers["x-model-revision"] == other.revision
     assert loads == ["teacher"]
+    metrics = several.get("/metrics").text
+    for name, count in (("student", 3), ("teacher", 1)):
+        labels = f'method="POST",model="{name}",replica="local",route="{path}",status="200"'
+        assert f"fill_mask_requests_total{{{labels}}} {count}.0" in metrics
 
 
-def test_a_model_that_cannot_be_loaded_is_503_with_retry_after(client):
-    response = client.post(FILL, json={"inputs": TEXT, "model": "broken"})
+def test_a_model_that_cannot_be_loaded_is_503_with_retry_after(several):
+    response = several.post(FILL, json={"inputs": TEXT, "model": "broken"})
     assert_error(response, 503)
     assert response.headers["retry-after"] == "60"
 
 
-def test_a_bad_request_for_an_unknown_model_is_404(client):
-    assert_error(client.post(FILL, json={"inputs": "no mask", "model": "other"}), 404, "UnknownModel")
-
-
-@pytest.mark.parametrize("name", ["", "m" * 129, 1, ["student"], True])
-def test_an_invalid_name_is_422(client, name):
-    assert_error(client.post(FILL, json={"inputs": TEXT, "model": name}), 422)
-
-
-def test_info_names_the_models(client):
-    info = client.get("/info").json()
+def test_info_names_the_models(several):
+    info = several.get("/info").json()
     assert (info["model"], info["models"]) == ("student", ["student", "teacher", "broken"])
-
-
-def test_the_metrics_distinguish_the_models(client):
-    for name in ("student", "teacher"):
-        client.post(FILL, json={"inputs": TEXT, "model": name})
-    text = client.get("/metrics").text
-    assert 'model="teacher"' in text
-    assert 'model="student"' in text

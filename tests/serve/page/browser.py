@@ -1,6 +1,5 @@
 """Headless Chromium controlled by DevTools: opens pages, types, clicks, and records console and requests."""
 
-import base64
 import contextlib
 import itertools
 import json
@@ -17,73 +16,59 @@ from websockets.sync.client import connect
 from tests.serve.waiting import wait_for
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+# Containers have no user namespaces for the sandbox.
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --hide-scrollbars --disable-dev-shm-usage --no-first-run"
+    " --disable-extensions --disable-background-networking --disable-component-update --force-color-profile=srgb"
+    " --remote-debugging-port=0"
+)
 TIMEOUT_S = 30.0
-_KEYS = {"Enter": 13, "Tab": 9, "ArrowDown": 40, "ArrowUp": 38, "Escape": 27}
+ROWS, WORDS = "#results ol button", "#results ol .word"
+_KEYS = {"Enter": 13, "Tab": 9, "ArrowDown": 40}
+_ROLES = {"button", "textbox", "combobox", "link", "searchbox", "listbox", "checkbox", "spinbutton"}
 
 
 class Browser:
     """Chromium process with its own profile and port; stops at the end of its block."""
 
     def __init__(self, profile):
-        self._profile = Path(profile)
-        self._ids = itertools.count(1)
-        self._pages = {}
+        self._profile, self._ids, self._pages = Path(profile), itertools.count(1), {}
 
     def __enter__(self):
-        arguments = [
-            "--headless",
-            "--no-sandbox",  # containers have no user namespaces for the sandbox
-            "--disable-gpu",
-            "--hide-scrollbars",
-            "--disable-dev-shm-usage",
-            "--no-first-run",
-            "--disable-extensions",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--force-color-profile=srgb",
-            "--remote-debugging-port=0",
-            f"--user-data-dir={self._profile}",
-            "about:blank",
-        ]
-        self._process = subprocess.Popen(
-            [str(CHROMIUM), *arguments],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        command = [str(CHROMIUM), *FLAGS.split(), f"--user-data-dir={self._profile}", "about:blank"]
+        null = subprocess.DEVNULL
+        self._process = subprocess.Popen(command, stdout=null, stderr=null, start_new_session=True)
+        port_file = self._profile / "DevToolsActivePort"
         try:
-            self._socket = connect(self._address(), max_size=None, compression=None)
+            wait_for(lambda: port_file.exists() and "\n" in port_file.read_text(), "Chromium opens its port")
+            port, path = port_file.read_text().split()
+            self._socket = connect(f"ws://127.0.0.1:{port}{path}", max_size=None, compression=None)
         except BaseException:
             self._kill()
             raise
         return self
 
     def __exit__(self, *_):
-        with contextlib.suppress(WebSocketException, TimeoutError):
+        with contextlib.suppress(WebSocketException, TimeoutError, subprocess.TimeoutExpired):
             self.call("Browser.close")
             self._process.wait(10)
-        with contextlib.suppress(WebSocketException, TimeoutError):
             self._socket.close()
         self._kill()
-
-    def _address(self):
-        written = self._profile / "DevToolsActivePort"
-        wait_for(lambda: written.exists() and "\n" in written.read_text(), "Chromium opens its port")
-        port, path = written.read_text().split()
-        return f"ws://127.0.0.1:{port}{path}"
 
     def _kill(self):
         with contextlib.suppress(ProcessLookupError):  # the process group of this object
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(10)
 
-    def page(self, **size):
+    def page(self):
         """Open a new page with separate cookies and storage."""
         context = self.call("Target.createBrowserContext")["browserContextId"]
         target = self.call("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         page = self._pages[session] = Page(self, session, context)
-        page.start(**size)
+        for domain in ("Page", "Runtime", "Log", "Network", "DOM", "Accessibility"):
+            page.call(f"{domain}.enable")
+        page.resize(1000, 900)
         return page
 
     def call(self, method, session=None, **parameters):
@@ -113,11 +98,6 @@ class Page:
         self._browser, self._session, self._context = browser, session, context
         self.complaints, self.requests = [], []
 
-    def start(self, *, width=1000, height=900):
-        for domain in ("Page", "Runtime", "Log", "Network", "DOM", "Accessibility"):
-            self.call(f"{domain}.enable")
-        self.resize(width, height)
-
     def call(self, method, **parameters):
         return self._browser.call(method, self._session, **parameters)
 
@@ -138,8 +118,8 @@ class Page:
         parts = [urlsplit(url) for url in self.requests]
         return {f"{part.scheme}://{part.netloc}" for part in parts if part.scheme not in {"data", "blob", "about"}}
 
-    def resize(self, width, height, *, scale=1, mobile=False):
-        size = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": mobile}
+    def resize(self, width, height, *, mobile=False):
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile}
         self.call("Emulation.setDeviceMetricsOverride", **size)
 
     def prefer(self, **features):
@@ -175,14 +155,20 @@ class Page:
         return self.run(f"document.querySelector({json.dumps(selector)})?.innerText")
 
     def texts(self, selector):
-        return self.run(f"[...document.querySelectorAll({json.dumps(selector)})].map(one => one.innerText)")
+        return self.all(selector, "one.innerText")
+
+    def all(self, selector, expression):
+        """Return the values of an expression about each matching element `one`."""
+        return self.run(f"[...document.querySelectorAll({json.dumps(selector)})].map(one => {expression})")
+
+    def value(self, selector, value):
+        self.run(f"document.querySelector({json.dumps(selector)}).value = {json.dumps(value)}")
 
     def click(self, selector, index=0):
         """Click the center of an element with the mouse."""
-        script = f"document.querySelectorAll({json.dumps(selector)})[{index}]"
         x, y = self.run(
-            f"(() => {{ const one = {script}; one.scrollIntoView({{block: 'center', behavior: 'instant'}});"
-            " const box = one.getBoundingClientRect();"
+            f"(() => {{ const one = document.querySelectorAll({json.dumps(selector)})[{index}];"
+            " one.scrollIntoView({block: 'center', behavior: 'instant'}); const box = one.getBoundingClientRect();"
             " return [box.x + box.width / 2, box.y + box.height / 2]; })()"
         )
         for kind in ("mousePressed", "mouseReleased"):
@@ -192,25 +178,54 @@ class Page:
         """Type into the focused element."""
         self.call("Input.insertText", text=text)
 
-    def press(self, key, *, shift=False):
-        event = {"key": key, "code": key, "windowsVirtualKeyCode": _KEYS[key], "modifiers": 8 if shift else 0}
+    def press(self, key):
+        event = {"key": key, "code": key, "windowsVirtualKeyCode": _KEYS[key]}
         character = {"text": "\r"} if key == "Enter" else {}
         self.call("Input.dispatchKeyEvent", type="keyDown", **event, **character)
         self.call("Input.dispatchKeyEvent", type="keyUp", **event)
 
     def controls(self):
         """Return role and name of all interactive elements from the accessibility tree."""
-        roles = {"button", "textbox", "combobox", "link", "searchbox", "listbox", "checkbox", "spinbutton"}
-        nodes = self.call("Accessibility.getFullAXTree")["nodes"]
-        controls = [
-            (node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node["ignored"]
-        ]
-        return [(role, name) for role, name in controls if role in roles]
+        nodes = [node for node in self.call("Accessibility.getFullAXTree")["nodes"] if not node["ignored"]]
+        controls = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes]
+        return [(role, name) for role, name in controls if role in _ROLES]
 
-    def screenshot(self, file):
-        """Return a screenshot of the whole page as PNG."""
-        screenshot = self.call("Page.captureScreenshot", captureBeyondViewport=True)
-        Path(file).write_bytes(base64.b64decode(screenshot["data"]))
+    # The page at /ui
+
+    def visit(self, site, path="/ui"):
+        """Open the page of a service, given its URL or a `FakeService`."""
+        self.open(f"{getattr(site, 'address', site)}{path}")
+        self.until("document.querySelector('#count').options.length > 0")
+
+    def write(self, sentence):
+        """Replace the sentence."""
+        self.run("document.querySelector('#text').select()")
+        self.type(sentence)
+
+    def send(self, sentence):
+        """Write a sentence, and wait for an answer or a problem."""
+        self.write(sentence)
+        self.press("Enter")
+        self.wait_for_answer()
+
+    def ask(self, site, sentence, path="/ui"):
+        """Open the page, and send a sentence."""
+        self.visit(site, path)
+        self.send(sentence)
+
+    def wait_for_answer(self):
+        self.until("document.querySelector('#results').ariaBusy === 'false'")
+
+    def wait_for_rows(self, count):
+        self.until(f"document.querySelectorAll('{ROWS}').length === {count}")
+
+    @property
+    def sentence(self):
+        return self.run("document.querySelector('#text').value")
+
+    @property
+    def focus(self):
+        return self.run("document.activeElement.innerText || document.activeElement.id")
 
     def close(self):
         self._browser.call("Target.disposeBrowserContext", browserContextId=self._context)

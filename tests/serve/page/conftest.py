@@ -1,9 +1,7 @@
 import pytest
 
-from distilray.config.serving import FillMaskAppConfig
 from serve.models import Models
-from serve.routes import create_api
-from serve.service import ModelService
+from tests.serve.contract.clients import client_of, service_of
 from tests.serve.page.browser import CHROMIUM, Browser
 from tests.serve.page.fake_service import FakeService
 from tests.serve.server_thread import listening
@@ -29,25 +27,25 @@ def page(browser):
         page.close()
 
 
+def served(service):
+    with listening(service.api) as service.address:
+        yield service
+
+
 @pytest.fixture(scope="session")
 def student():
-    """Page over a fake service with one model."""
-    fake_service = FakeService("student")
-    with listening(fake_service.api) as fake_service.address:
-        yield fake_service
+    """Fake service with one model."""
+    yield from served(FakeService("student"))
 
 
 @pytest.fixture(scope="session")
 def pair():
-    """Page over a fake service with two models."""
-    fake_service = FakeService("teacher", "student")
-    with listening(fake_service.api) as fake_service.address:
-        yield fake_service
+    """Fake service with two models."""
+    yield from served(FakeService("teacher", "student"))
 
 
 @pytest.fixture(scope="session")
 def site(model, model_dir):
     """URL of the real application with the tiny model."""
-    service = ModelService(model, FillMaskAppConfig(model_dir=model_dir))
-    with listening(create_api(Models(service, name="tiny"))) as address:
+    with listening(client_of(Models(service_of(model, model_dir), name="tiny")).app) as address:
         yield address

@@ -3,176 +3,161 @@
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
-from tests.serve.page.fake_service import KEY, STUDENT, TEACHER, FakeService
-from tests.serve.page.page_actions import ONE, ROWS, TWO, WORDS, ask, focus_of, opened, rows, sentence_of, write
+from tests.serve.page.browser import ROWS, WORDS
+from tests.serve.page.fake_service import KEY, MARKUP, STUDENT, TEACHER, FakeService
 from tests.serve.server_thread import listening
 from tests.serve.waiting import wait_for
 
 pytestmark = pytest.mark.slow
+ONE, TWO = "Paris is the [MASK] of France.", "The [MASK] of the [MASK]"
 
 # The real application
 
 
 def test_a_sentence_shows_the_models_candidates_as_bars(page, site, model):
-    ask(page, site, "Paris is [MASK] of france")
+    page.ask(site, "Paris is [MASK] of france")
     candidates = model.fill(["Paris is [MASK] of france"], top_k=5)[0][0]
+    scores = [candidate.score for candidate in candidates]
     assert page.texts(WORDS) == [candidate.token_str for candidate in candidates]
-    shown = [float(text.rstrip("%")) / 100 for text in page.texts("#results .share")]
-    assert shown == pytest.approx([candidate.score for candidate in candidates], abs=6e-4)
-    bars = page.run(
-        f"[...document.querySelectorAll('{ROWS}')].map(row => Number(row.style.getPropertyValue('--share')))"
-    )
-    assert bars == pytest.approx([candidate.score for candidate in candidates], abs=1e-6)
+    shares = [float(text.rstrip("%")) / 100 for text in page.texts("#results .share")]
+    assert shares == pytest.approx(scores, abs=6e-4)
+    assert page.all(ROWS, "Number(one.style.getPropertyValue('--share'))") == pytest.approx(scores, abs=1e-6)
     assert model.revision[:12] in page.text("#facts")
     assert "tiny" in page.text("#facts")
-    times = page.text(".times")
-    assert all(words in times for words in ("ms round trip", "ms in the queue", "ms in the model"))
+    for words in ("ms round trip", "ms in the queue", "ms in the model"):
+        assert words in page.text(".times")
     assert page.text("#status").startswith("Most likely: ")
 
 
 def test_a_sentence_without_a_blank_shows_an_alert_with_the_fix(page, site):
-    ask(page, site, "paris is the capital")
+    page.ask(site, "paris is the capital")
     alert = page.text("[role=alert]")
     assert alert.startswith("No mask token; write [MASK] where a word is wanted")
     assert "press Insert" in alert
     assert "Request id" in alert
-    assert page.texts(ROWS) == []
     assert "Try again" not in alert
+    assert page.texts(ROWS) == []
 
 
 def test_targets_and_number_of_candidates_are_sent(page, site):
-    opened(page, site)
+    page.visit(site)
     page.click("#targets")
     page.type(" Paris, rome ,,berlin")
-    page.run("document.querySelector('#count').value = '3'")
-    write(page, "[MASK] is big")
-    page.press("Enter")
-    rows(page, 3)
+    page.value("#count", "3")
+    page.send("[MASK] is big")
     assert sorted(page.texts(WORDS)) == ["berlin", "paris", "rome"]
 
 
 # Blanks
 
 
-@pytest.mark.parametrize(
-    ("typed", "sent"),
-    [
+def test_every_notation_for_a_blank_is_sent_as_the_mask_token(page, student):
+    page.visit(student)
+    for typed, sent in (
         ("A ___ and a ____________.", "A [MASK] and a [MASK]."),
         ("(___) “___”, ___/___", "([MASK]) “[MASK]”, [MASK]/[MASK]"),
         ("a <mask>, a [mask], a <MASK>, a [MASK]", "a [MASK], a [MASK], a [MASK], a [MASK]"),
         ("[MASK] snake_case __init__ a___b ___c é___ _ __", "[MASK] snake_case __init__ a___b ___c é___ _ __"),
-    ],
-)
-def test_every_notation_for_a_blank_is_sent_as_the_mask_token(page, student, typed, sent):
-    ask(page, student, typed)
-    assert student.bodies[-1]["inputs"] == sent == sentence_of(page)
+    ):
+        page.send(typed)
+        assert student.bodies[-1]["inputs"] == sent == page.sentence
 
 
-def test_writing_a_mask_token_keeps_the_caret_in_the_sentence(page, student):
-    opened(page, student)
-    write(page, "A ___ is here")
+def test_masks_are_written_at_the_selection_and_the_caret_stays_in_the_sentence(page, student):
+    page.visit(student)
+    page.write("A ___ is here")
     page.run("document.querySelector('#text').setSelectionRange(8, 8)")
     page.press("Enter")
-    rows(page, len(STUDENT))
+    page.wait_for_rows(len(STUDENT))
     page.type("!")
-    assert sentence_of(page) == "A [MASK] is! here"
+    assert page.sentence == "A [MASK] is! here"
+    page.run("document.querySelector('#text').setSelectionRange(9, 17)")
+    page.click("#insert")
+    assert (page.sentence, page.focus) == ("A [MASK] [MASK]", "text")
 
 
 # Filling
 
 
 def test_a_click_fills_the_blank_and_another_click_replaces_the_word(page, student):
-    ask(page, student, ONE)
-    page.click(ROWS, 1)
-    assert sentence_of(page) == "Paris is the city of France."
-    page.click(ROWS, 2)
-    assert sentence_of(page) == "Paris is the heart of France."
-    assert page.texts("[aria-current=true] .word") == ["heart"]
+    page.ask(student, ONE)
+    for row, word in ((1, "city"), (2, "heart")):
+        page.click(ROWS, row)
+        assert page.sentence == f"Paris is the {word} of France."
+        assert page.texts("[aria-current=true] .word") == [word]
     page.click("#undo")
-    assert sentence_of(page) == ONE
+    assert page.sentence == ONE
     assert page.texts("[aria-current=true]") == []
     assert page.run("document.querySelector('#undo').disabled")
 
 
 def test_remaining_blanks_are_queried_again_and_each_filling_can_be_undone(page, student):
-    ask(page, student, TWO)
+    page.ask(student, TWO)
     assert page.texts(".blank h3") == ["Blank 1", "Blank 2"]
     assert page.texts(".context") == ["The 1 of the __", "The __ of the 2"]
     before = len(student.bodies)
     page.click(ROWS, len(STUDENT))
-    rows(page, len(STUDENT))
-    assert sentence_of(page) == "The [MASK] of the capital"
+    page.wait_for_rows(len(STUDENT))
+    assert page.sentence == "The [MASK] of the capital"
     assert [body["inputs"] for body in student.bodies[before:]] == ["The [MASK] of the capital"]
     page.click(ROWS, 1)
-    assert sentence_of(page) == "The city of the capital"
+    assert page.sentence == "The city of the capital"
     page.click("#undo")
     page.click("#undo")
-    assert sentence_of(page) == TWO
-    rows(page, 2 * len(STUDENT))
+    assert page.sentence == TWO
+    page.wait_for_rows(2 * len(STUDENT))
 
 
-def test_a_word_piece_is_joined_to_the_preceding_word(page, student):
-    ask(page, student, "The Cat [MASK] are here")
+def test_a_word_piece_is_joined_to_the_preceding_word_and_markup_stays_text(page, student):
+    page.ask(student, "The Cat [MASK] are here")
     page.click(ROWS, 4)
-    assert sentence_of(page) == "The Cats are here"
-
-
-def test_a_word_that_looks_like_markup_stays_text(page, student):
-    ask(page, student, "markup [MASK]")
-    assert page.texts(WORDS) == ["<img src=x onerror=alert(1)>"]
+    assert page.sentence == "The Cats are here"
+    page.send("markup [MASK]")
+    assert page.texts(WORDS) == [MARKUP[0][0]]
     assert page.run("document.querySelectorAll('#results img').length") == 0
 
 
 def test_changing_the_number_of_candidates_sends_the_query_again(page, student):
-    ask(page, student, ONE)
-    change = "count.value = '10'; count.dispatchEvent(new Event('change'))"
-    page.run(f"(() => {{ const count = document.querySelector('#count'); {change}; }})()")
-    wait_for(
-        lambda: student.bodies[-1] == {"inputs": ONE, "parameters": {"top_k": 10}},
-        "the request for ten candidates arrives",
-    )
-    page.until("document.querySelector('#results').ariaBusy === 'false'")
-
-
-def test_insert_replaces_the_selection_by_the_mask(page, student):
-    opened(page, student)
-    write(page, "Paris is old")
-    page.run("document.querySelector('#text').setSelectionRange(9, 12)")
-    page.click("#insert")
-    assert sentence_of(page) == "Paris is [MASK]"
-    assert focus_of(page) == "text"
+    page.ask(student, ONE)
+    assert student.bodies[-1] == {"inputs": ONE, "parameters": {"top_k": 5}}  # a single model is not named
+    page.value("#count", "10")
+    page.run("document.querySelector('#count').dispatchEvent(new Event('change'))")
+    body = {"inputs": ONE, "parameters": {"top_k": 10}}
+    wait_for(lambda: student.bodies[-1] == body, "the request for ten candidates arrives")
+    page.wait_for_answer()
 
 
 def test_candidates_of_a_changed_sentence_are_not_filled_in(page, student):
-    ask(page, student, ONE)
+    page.ask(student, ONE)
     page.type(" Yes.")
     page.click(ROWS)
-    assert sentence_of(page) == f"{ONE} Yes."
+    assert page.sentence == f"{ONE} Yes."
     assert "press Find words" in page.text("#status")
 
 
 def test_the_page_is_usable_with_the_keyboard_only(page, student):
-    opened(page, student)
+    page.visit(student)
     page.press("Tab")
     page.press("Tab")
-    assert focus_of(page) == "text"
+    assert page.focus == "text"
     page.type(TWO)
     page.press("Enter")
-    rows(page, 2 * len(STUDENT))
+    page.wait_for_rows(2 * len(STUDENT))
     for _ in range(20):
         page.press("Tab")
         if page.run(f"document.activeElement.matches('{ROWS}')"):
             break
     page.press("ArrowDown")
-    assert focus_of(page).startswith("city")
+    assert page.focus.startswith("city")
     page.press("Enter")
-    rows(page, len(STUDENT))
+    page.wait_for_rows(len(STUDENT))
     page.until(f"document.activeElement === document.querySelector('{ROWS}')")
     page.press("Enter")
-    assert sentence_of(page) == "The city of the capital"
-    assert focus_of(page).startswith("capital")
+    assert page.sentence == "The city of the capital"
+    assert page.focus.startswith("capital")
     assert page.run("getComputedStyle(document.activeElement).outlineStyle") == "solid"
 
 
@@ -181,23 +166,18 @@ def test_the_page_is_usable_with_the_keyboard_only(page, student):
 
 def test_models_are_shown_side_by_side_and_queried_by_name(page, pair):
     before = len(pair.bodies)
-    ask(page, pair, ONE)
+    page.ask(pair, ONE)
     assert page.texts(".column h2") == ["teacher", "student"]
     assert page.texts(WORDS) == [word for word, _ in TEACHER + STUDENT]
     assert sorted(body["model"] for body in pair.bodies[before:]) == ["student", "teacher"]
-    left, right = page.run("[...document.querySelectorAll('.column')].map(one => one.getBoundingClientRect().x)")
+    left, right = page.all(".column", "one.getBoundingClientRect().x")
     assert right > left + 200
     assert "3 of 5 candidates in common" in page.text("#status")
     assert page.text(".times").endswith("revision 3f2a91c0d4e5")
 
 
-def test_a_single_model_is_not_named_in_the_request(page, student):
-    ask(page, student, ONE)
-    assert student.bodies[-1] == {"inputs": ONE, "parameters": {"top_k": 5}}
-
-
 def test_a_failing_model_does_not_affect_the_answer_of_the_other(page, pair):
-    ask(page, pair, "half of a [MASK]")
+    page.ask(pair, "half of a [MASK]")
     assert page.texts(WORDS) == [word for word, _ in STUDENT]
     assert page.text("[role=alert] strong") == "teacher: The model is not ready"
     assert page.texts(".times")[0] == "No answer."
@@ -207,35 +187,32 @@ def test_a_failing_model_does_not_affect_the_answer_of_the_other(page, pair):
 
 
 def test_a_link_restores_the_query_and_its_answer(page, browser, student):
-    opened(page, student)
+    page.visit(student)
     page.click("#targets")
     page.type("city, heart")
-    page.run("document.querySelector('#count').value = '10'")
-    write(page, "A & b # [MASK]?")
-    page.press("Enter")
-    page.until(f"document.querySelectorAll('{ROWS}').length > 0")
+    page.value("#count", "10")
+    page.send("A & b # [MASK]?")
     address = page.run("location.href")
     assert parse_qs(urlsplit(address).fragment) == {"text": ["A & b # [MASK]?"], "k": ["10"], "targets": ["city,heart"]}
     other = browser.page()
     other.open(address)
     other.until(f"document.querySelectorAll('{ROWS}').length > 0")
-    assert sentence_of(other) == "A & b # [MASK]?"
-    parameters = {"top_k": 10, "targets": ["city", "heart"]}
-    assert student.bodies[-1] == {"inputs": "A & b # [MASK]?", "parameters": parameters}
+    assert other.sentence == "A & b # [MASK]?"
     other.close()
+    parameters = {"top_k": 10, "targets": ["city", "heart"]}
+    assert student.bodies[-2:] == [{"inputs": "A & b # [MASK]?", "parameters": parameters}] * 2
 
 
-@pytest.mark.parametrize("path", ["/ui", "/ui/"])
-def test_the_page_works_below_a_path_of_another_application(page, path):
-    service, outside = FakeService("student"), FastAPI()
-    outside.mount("/models/fill", service.api)
+def test_the_page_works_below_a_path_of_another_application(page):
+    outside = Starlette(routes=[Mount("/models/fill", FakeService("student").api)])
     with listening(outside) as address:
-        ask(page, f"{address}/models/fill", ONE, path)
-        assert page.texts(WORDS) == [word for word, _ in STUDENT]
+        for path in ("/ui", "/ui/"):
+            page.ask(f"{address}/models/fill", ONE, path)
+            assert page.texts(WORDS) == [word for word, _ in STUDENT]
 
 
 def test_the_link_is_copied_or_shown_for_copying(page, student):
-    ask(page, student, ONE)
+    page.ask(student, ONE)
     page.run("navigator.clipboard.writeText = text => { window.copied = text; return Promise.resolve(); }; 0")
     page.click("#copy")
     page.until("window.copied === location.href")
@@ -249,18 +226,18 @@ def test_the_link_is_copied_or_shown_for_copying(page, student):
 
 
 def test_an_empty_sentence_is_reported_and_not_sent(page, student):
-    opened(page, student)
+    page.visit(student)
     before = len(student.bodies)
     for empty in ("", "  "):
-        page.run(f"document.querySelector('#text').value = '{empty}'")
+        page.value("#text", empty)
         page.click("#form .primary")
-        assert focus_of(page) == "text"
+        assert page.focus == "text"
     assert "Write a sentence" in page.text("#status")
     assert len(student.bodies) == before
 
 
 def test_a_busy_service_shows_when_to_try_again(page, student):
-    ask(page, student, "busy [MASK]")
+    page.ask(student, "busy [MASK]")
     alert = page.text("[role=alert]")
     assert alert.startswith("64 requests are being worked on")
     assert "Try again in 7 seconds." in alert
@@ -271,54 +248,38 @@ def test_a_busy_service_shows_when_to_try_again(page, student):
     page.until("document.querySelector('#problem strong') !== null")
 
 
-def test_a_response_from_another_server_is_reported_with_its_status(page, student):
-    ask(page, student, "page [MASK]")
-    assert page.text("[role=alert] strong") == "The service answered with status 502."
-
-
-def test_an_unreachable_service_is_reported(page):
-    stopped = FakeService("student")
-    with listening(stopped.api) as address:
-        opened(page, address)
-    write(page, ONE)
+def test_another_or_no_server_is_reported(page):
+    with listening(FakeService("student").api) as address:
+        page.ask(address, "page [MASK]")
+        assert page.text("[role=alert] strong") == "The service answered with status 502."
+    page.write(ONE)
     page.press("Enter")
-    page.until("document.querySelector('#problem strong') !== null")
-    assert page.text("[role=alert] strong") == "The service cannot be reached."
+    page.until("document.querySelector('[role=alert] strong')?.innerText === 'The service cannot be reached.'")
 
 
-def test_a_new_query_cancels_the_running_one(page, student):
-    opened(page, student)
-    write(page, "slow [MASK] [MASK]")
+def test_a_slow_answer_is_announced_and_a_new_query_cancels_it(page, student):
+    page.visit(student)
+    page.run(
+        "window.announced = []; const status = document.querySelector('#status');"
+        "new MutationObserver(() => announced.push(status.innerText)).observe(status, {childList: true}); 0"
+    )
+    page.send("slow [MASK]")
+    page.until("announced.length === 2")
+    assert page.run("announced[0]").startswith("Waiting")
+    page.write("slow [MASK] [MASK]")
     page.press("Enter")
-    wait_for(lambda: student.bodies and "slow" in student.bodies[-1]["inputs"], "the first question arrives")
-    write(page, ONE)
-    page.press("Enter")
-    page.until("document.querySelector('#results').ariaBusy === 'false'")
-    assert len(page.texts(ROWS)) == len(STUDENT)
+    wait_for(lambda: student.bodies[-1]["inputs"] == "slow [MASK] [MASK]", "the first question arrives")
+    page.send(ONE)
     page.run("new Promise(done => setTimeout(done, 1100))")
     assert len(page.texts(ROWS)) == len(STUDENT)
     assert page.text("[role=alert]") == ""
 
 
-def test_a_slow_answer_is_announced(page, student):
-    opened(page, student)
-    page.run(
-        "window.announced = []; const status = document.querySelector('#status');"
-        "new MutationObserver(() => announced.push(status.innerText)).observe(status, {childList: true}); 0"
-    )
-    write(page, "slow [MASK]")
-    page.press("Enter")
-    rows(page, len(STUDENT))
-    page.until("announced.length === 2")
-    assert page.run("announced[0]").startswith("Waiting")
-
-
 def test_a_key_is_requested_sent_and_kept_only_in_the_tab(page):
-    locked = FakeService("student", key=KEY)
-    with listening(locked.api) as address:
-        opened(page, address)
+    with listening(FakeService("student", key=KEY).api) as address:
+        page.visit(address)
         page.until("document.activeElement.id === 'key'")
-        write(page, ONE)
+        page.write(ONE)
         page.press("Enter")
         page.until("document.activeElement.id === 'key'")
         for wrong, message in (("schlüssel", "of ASCII"), ("another", "did not accept this key")):
@@ -328,7 +289,7 @@ def test_a_key_is_requested_sent_and_kept_only_in_the_tab(page):
             page.until(f"document.querySelector('[role=alert]').innerText.includes('{message}')")
         page.type(KEY)
         page.press("Enter")
-        rows(page, len(STUDENT))
+        page.wait_for_rows(len(STUDENT))
         assert page.run("document.querySelector('#access').hidden")
         assert page.run("[sessionStorage.length, localStorage.length, document.cookie]") == [1, 0, ""]
         assert KEY not in page.run("location.href + document.documentElement.outerHTML")

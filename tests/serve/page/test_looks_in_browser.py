@@ -2,17 +2,18 @@
 
 import pytest
 
+from tests.serve.page.browser import ROWS
 from tests.serve.page.fake_service import STUDENT
-from tests.serve.page.page_actions import ONE, ROWS, TWO, ask, focus_of, opened, rows
 from tests.serve.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 
+ONE, TWO = "Paris is the [MASK] of France.", "The [MASK] of the [MASK]"
 CONTRAST = 4.5
 
 
 def test_every_interactive_element_has_a_name(page, pair):
-    ask(page, pair, TWO)
+    page.ask(pair, TWO)
     controls = page.controls()
     assert len(controls) > 4 * len(STUDENT)
     assert [role for role, name in controls if not name.strip()] == []
@@ -56,9 +57,9 @@ CONTRASTS = """
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_text_has_enough_contrast(page, pair, scheme):
     page.prefer(prefers_color_scheme=scheme, prefers_reduced_motion="reduce")
-    ask(page, pair, "half [MASK] [MASK]")
+    page.ask(pair, "half [MASK] [MASK]")
     page.click(ROWS)
-    rows(page, len(STUDENT))
+    page.wait_for_rows(len(STUDENT))
     page.run("document.querySelector('#access').hidden = document.querySelector('#forget').hidden = false")
     red = int(page.run("getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0]"))
     assert (red < 64) == (scheme == "dark")
@@ -67,69 +68,59 @@ def test_every_text_has_enough_contrast(page, pair, scheme):
     assert [one for one in contrasts if one[0] < CONTRAST] == []
 
 
-@pytest.mark.parametrize("width", [320, 360, 500, 1200])
-def test_nothing_overflows_the_page(page, pair, width):
-    page.resize(width, 800)
-    ask(page, pair, "half " + "Donaudampfschifffahrtsgesellschaft" * 3 + " [MASK] [MASK]")
-    page.click("#copy")
-    page.run("document.querySelector('#access').hidden = document.querySelector('#link').hidden = false")
-    assert page.run("document.documentElement.scrollWidth") == width
-    overflowing = f"[...document.querySelectorAll('body *')].filter(one => one.getBoundingClientRect().right > {width})"
-    assert page.run(f"{overflowing}.map(one => one.outerHTML.slice(0, 80))") == []
+def test_nothing_overflows_the_page(page, pair):
+    for width in (320, 360, 500, 1200):
+        page.resize(width, 800)
+        page.ask(pair, "half " + "Donaudampfschifffahrtsgesellschaft" * 3 + f" [MASK] [MASK] {width}")
+        page.click("#copy")
+        page.run("document.querySelector('#access').hidden = document.querySelector('#link').hidden = false")
+        assert page.run("document.documentElement.scrollWidth") == width
+        elements = page.all("body *", "[one.getBoundingClientRect().right, one.outerHTML.slice(0, 80)]")
+        assert [html for right, html in elements if right > width] == []
 
 
 @pytest.mark.parametrize("motion", ["reduce", "no-preference"])
-@pytest.mark.parametrize(("sentence", "answer"), [(ONE, "#bar"), ("busy [MASK]", "#problem")])
-def test_a_phone_scrolls_to_the_answer_and_keeps_the_focus(page, student, motion, sentence, answer):
+def test_a_phone_scrolls_to_the_answer_and_keeps_the_focus(page, student, motion):
     page.prefer(prefers_reduced_motion=motion)
     page.resize(360, 640, mobile=True)
-    ask(page, student, sentence)
-    page.until(f"document.querySelector('{answer}').getBoundingClientRect().top < 320")
-    assert focus_of(page) == "text"
+    for sentence, answer in ((ONE, "#bar"), ("busy [MASK]", "#problem")):
+        page.ask(student, sentence)
+        page.until(f"document.querySelector('{answer}').getBoundingClientRect().top < 320")
+        assert page.focus == "text"
 
 
-def test_an_answer_in_view_does_not_scroll(page, student):
+def test_reduced_motion_is_respected_and_an_answer_in_view_does_not_scroll(page, student):
+    page.prefer(prefers_reduced_motion="reduce")
     page.resize(1200, 900)
-    ask(page, student, ONE)
+    page.ask(student, ONE)
     page.run("new Promise(requestAnimationFrame)")
     assert page.run("scrollY") == 0
-
-
-def test_reduced_motion_is_respected(page, student):
-    page.prefer(prefers_reduced_motion="reduce")
-    ask(page, student, ONE)
-    moving = (
-        "[...document.querySelectorAll('*')].filter(one => parseFloat(getComputedStyle(one).transitionDuration) > 0)"
-    )
-    assert page.run(f"{moving}.length") == 0
+    assert set(page.all("*", "parseFloat(getComputedStyle(one).transitionDuration)")) == {0}
     assert page.run("getComputedStyle(document.documentElement).scrollBehavior") == "auto"
 
 
 def test_small_shares_can_be_read_and_seen(page, student):
-    ask(page, student, "rare [MASK]")
+    page.ask(student, "rare [MASK]")
     assert page.texts("#results .share") == ["99.9%", "0.71%", "0.04%", "0.0012%", "<0.001%"]
-    sizes = page.run(f"[...document.querySelectorAll('{ROWS}')].map(row => getComputedStyle(row).backgroundSize)")
-    assert all("3px" in size for size in sizes)
+    assert all("3px" in size for size in page.all(ROWS, "getComputedStyle(one).backgroundSize"))
 
 
 def test_the_documentation_shows_every_operation_and_tries_one_out(page, site):
     page.open(f"{site}/docs/")
     page.until("document.querySelectorAll('.opblock-summary-path').length > 0")
-    shown = {text.replace("\u200b", "") for text in page.texts(".opblock-summary-path")}
-    assert {"/v1/fill-mask", "/score", "/", "/healthz", "/readyz", "/info"} <= shown
+    paths = {text.replace("\u200b", "") for text in page.texts(".opblock-summary-path")}
+    assert {"/v1/fill-mask", "/score", "/", "/healthz", "/readyz", "/info"} <= paths
     page.click("#operations-Service-info_info_get .opblock-summary-control")
-    page.until("document.querySelector('.try-out__btn') !== null")
-    page.click(".try-out__btn")
-    page.until("document.querySelector('.execute') !== null")
-    page.click(".execute")
-    page.until(
-        "document.querySelector('.live-responses-table tbody .response-col_status')?.innerText.startsWith('200')"
-    )
+    for button in (".try-out__btn", ".execute"):
+        page.until(f"document.querySelector('{button}') !== null")
+        page.click(button)
+    status = ".live-responses-table tbody .response-col_status"
+    page.until(f"document.querySelector('{status}')?.innerText.startsWith('200')")
     page.until("document.querySelector('.live-responses-table pre').innerText.includes('mask_token')")
 
 
 def test_policy_violations_are_recorded_as_complaints(page, student):
-    opened(page, student)
+    page.visit(student)
     page.run("document.body.setAttribute('style', 'color: red'); console.error('logged'); 0")
     wait_for(lambda: page.run("1") and len(page.complaints) == 2, "both are recorded")
     page.complaints.clear()

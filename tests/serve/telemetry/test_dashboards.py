@@ -10,49 +10,33 @@ from serve.telemetry.metrics import INSTRUMENTS
 FOLDER = Path("serve/dashboards")
 DASHBOARD = json.loads((FOLDER / "fill_mask.json").read_text(encoding="utf-8"))
 RULES = [rule for group in yaml.safe_load((FOLDER / "alerts.yaml").read_text())["groups"] for rule in group["rules"]]
-EXPRESSIONS = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
-EXPRESSIONS += [rule["expr"] for rule in RULES]
-EXPRESSIONS += [each["query"]["query"] for each in DASHBOARD["templating"]["list"] if each["type"] == "query"]
-SUFFIXES = {"counter": [""], "gauge": [""], "histogram": ["_bucket", "_count", "_sum"]}
+EXPRESSIONS = [
+    *(target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]),
+    *(rule["expr"] for rule in RULES),
+    *(each["query"]["query"] for each in DASHBOARD["templating"]["list"] if each["type"] == "query"),
+]
 SERIES = {
     f"ray_{row.name}{suffix}": {*row.labels, "replica", *(["le"] if suffix == "_bucket" else [])}
     for row in INSTRUMENTS.values()
-    for suffix in SUFFIXES[row.kind]
+    for suffix in (["_bucket", "_count", "_sum"] if row.kind == "histogram" else [""])
 }
 
 
-def selectors(expression):
-    """Return name and labels of our series in an expression."""
-    for name, labels in re.findall(r"\b(ray_fill_mask_\w+)(?:\{([^}]*)\})?", expression):
-        yield name, set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", re.sub(r'"[^"]*"', "", labels)))
-
-
 @pytest.mark.parametrize("expression", EXPRESSIONS)
-def test_every_series_is_in_the_table_with_its_suffix_and_its_labels(expression):
-    for name, labels in selectors(expression):
-        assert name in SERIES
+def test_an_expression_uses_series_and_labels_of_the_table_and_rates_of_counters(expression):
+    rates = set(re.findall(r"rate\((ray_fill_mask_\w+)", expression))
+    for name, selector in re.findall(r"\b(ray_fill_mask_\w+)(?:\{([^}]*)\})?", expression):
+        labels = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", re.sub(r'"[^"]*"', "", selector)))
         assert labels <= SERIES[name]
+        assert (name in rates) == name.endswith(("_total", "_bucket", "_count", "_sum"))
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
-def test_rates_are_only_applied_to_counters(expression):
-    for name in re.findall(r"rate\((ray_fill_mask_\w+)", expression):
-        assert name.endswith(("_total", "_bucket", "_count", "_sum"))
-    for name, _ in selectors(expression):
-        if name.endswith(("_total", "_bucket", "_count", "_sum")):
-            assert f"rate({name}" in expression
-
-
-@pytest.mark.parametrize("expression", EXPRESSIONS)
-def test_parentheses_balance(expression):
-    bare = re.sub(r'"[^"]*"', "", expression)
-    open_ones, pairs = [], {")": "(", "]": "[", "}": "{"}
-    for character in bare:
-        if character in pairs.values():
-            open_ones.append(character)
-        elif character in pairs:
-            assert open_ones.pop() == pairs[character]
-    assert not open_ones
+def test_the_parentheses_of_an_expression_balance(expression):
+    parentheses = re.sub(r'"[^"]*"|[^][(){}]', "", expression)
+    while pairs := re.findall(r"\(\)|\[\]|\{\}", parentheses):
+        parentheses = parentheses.replace(pairs[0], "")
+    assert parentheses == ""
 
 
 def test_every_instrument_is_on_the_dashboard():
@@ -74,8 +58,7 @@ def test_every_rule_has_an_alert_severity_and_description():
     for rule in RULES:
         assert set(rule) == {"alert", "expr", "for", "labels", "annotations"}
         assert rule["labels"]["severity"] in {"critical", "warning"}
-        assert rule["annotations"]["summary"]
-        assert rule["annotations"]["description"]
+        assert all(rule["annotations"][text] for text in ("summary", "description"))
 
 
 def test_the_latency_threshold_is_a_bucket_bound():

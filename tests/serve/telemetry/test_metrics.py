@@ -1,51 +1,23 @@
+import functools
+from unittest.mock import Mock
+
 import pytest
 from prometheus_client import REGISTRY
-from prometheus_client.parser import text_string_to_metric_families
 
 from serve.batcher import BatchReport
 from serve.telemetry.metrics import INSTRUMENTS, RequestRecord, Telemetry
+from tests.serve.contract.clients import metric
 
 REQUEST = RequestRecord("id", "POST", "/score", "/score", 429, "Overloaded", 0.03, model="student")
 BATCH = BatchReport(rows=3, tokens=40, queue_s=(0.002, 0.2), inference_s=0.03, queued_tokens=7)
-
-
-class ClassesOfRay:
-    """Fake of `ray.util.metrics` with its checks."""
-
-    def __init__(self):
-        self.written, self.keys = [], {}
-
-    def _class(self, method):
-        def make(name, description="", *, boundaries=None, tag_keys=()):
-            assert isinstance(tag_keys, tuple)
-            assert boundaries is None or min(boundaries) > 0
-            self.keys[name] = set(tag_keys)
-
-            def write(value, tags):
-                assert set(tags) == self.keys[name]
-                assert all(isinstance(each, str) for each in tags.values())
-                assert method != "inc" or value > 0
-                self.written.append((name, value, tags))
-
-            return type("Metric", (), {method: staticmethod(write)})()
-
-        return make
-
-    Counter = property(lambda self: self._class("inc"))
-    Gauge = property(lambda self: self._class("set"))
-    Histogram = property(lambda self: self._class("observe"))
 
 
 def record_everything(telemetry):
     telemetry.record_model("student", revision="abc", dtype="float32")
     telemetry.record_batch(BATCH, "student")
     telemetry.record_request_start()
+    telemetry.record_request_start()
     telemetry.record_request(REQUEST)
-
-
-def samples_of(telemetry):
-    families = text_string_to_metric_families(telemetry.replica.expose("")[0].decode())
-    return [sample for family in families for sample in family.samples]
 
 
 @pytest.mark.parametrize("row", INSTRUMENTS.values(), ids=lambda row: row.name)
@@ -57,49 +29,54 @@ def test_instruments_follow_the_naming_conventions(row):
     assert "replica" not in row.labels
 
 
-def test_every_instrument_is_recorded_in_the_replica_and_in_the_cluster():
-    ray = ClassesOfRay()
-    telemetry = Telemetry(replica="r1", cluster=ray)
+def test_a_batch_is_recorded_with_the_wait_of_each_of_its_requests(telemetry):
+    for _ in range(2):
+        telemetry.record_batch(BATCH, "student")
+    expected = {"queue_seconds_count": 4, "queue_seconds_sum": 0.404, "batch_rows_sum": 6, "batch_tokens_sum": 80}
+    expected |= {"tokens_total": 80, "inference_seconds_count": 2, "inference_seconds_sum": 0.06, "queue_tokens": 7}
+    values = {name: metric(telemetry, f"fill_mask_{name}", model="student", replica="r1") for name in expected}
+    assert values == pytest.approx(expected)
+
+
+def test_a_request_and_a_model_are_recorded(telemetry):
     record_everything(telemetry)
-    of_replica = {sample.name.removesuffix("_bucket") for sample in samples_of(telemetry)}
-    assert set(INSTRUMENTS) <= of_replica
-    assert {name for name, _, _ in ray.written} == {name.removesuffix("_total") for name in INSTRUMENTS}
-    assert {tags["replica"] for _, _, tags in ray.written} == {"r1"}
+    value = functools.partial(metric, telemetry, replica="r1")
+    assert value("fill_mask_requests_total", method="POST", route="/score", status="429", model="student") == 1
+    assert value("fill_mask_failures_total", route="/score", error_type="Overloaded") == 1
+    assert value("fill_mask_request_seconds_sum", method="POST", route="/score") == pytest.approx(0.03)
+    assert value("fill_mask_requests_in_progress") == 1
+    model = {"model": "student", "revision": "abc", "dtype": "float32"}
+    assert value("fill_mask_model_info", **model) == 1
+    telemetry.record_model("student", revision="abc", dtype="float32", in_memory=False)
+    assert value("fill_mask_model_info", **model) == 0
 
 
-def test_every_series_names_the_replica(telemetry):
-    record_everything(telemetry)
-    assert {sample.labels["replica"] for sample in samples_of(telemetry)} == {"r1"}
+def test_every_instrument_is_recorded_in_the_cluster_as_ray_requires():
+    ray = Mock()
+    record_everything(Telemetry(replica="r1", cluster=ray))
+    kinds = {"counter": (ray.Counter, "inc"), "gauge": (ray.Gauge, "set"), "histogram": (ray.Histogram, "observe")}
+    for kind, (create, method) in kinds.items():
+        rows = [row for row in INSTRUMENTS.values() if row.kind == kind]
+        assert [call.args[0] for call in create.call_args_list] == [row.name.removesuffix("_total") for row in rows]
+        for row, call in zip(rows, create.call_args_list, strict=True):
+            assert call.kwargs["tag_keys"] == (*row.labels, "replica")
+            assert call.kwargs.get("boundaries", []) == list(row.buckets)
+        written = [tuple(call.args) for call in getattr(create.return_value, method).call_args_list]
+        keys = {(*row.labels, "replica") for row in rows}
+        assert {tuple(tags) for _, tags in written} == keys
+        assert {tags["replica"] for _, tags in written} == {"r1"}
+    values = [call.args[0] for call in ray.Histogram.return_value.observe.call_args_list]
+    assert values == [3, 40, 0.03, 0.002, 0.2, 0.03]
 
 
-def test_the_process_is_measured(telemetry, value_of):
-    assert value_of("process_resident_memory_bytes") > 1e6
-    assert value_of("process_open_fds") > 0
-    assert value_of("process_cpu_seconds_total") >= 0
+def test_the_process_is_measured(telemetry):
+    assert metric(telemetry, "process_resident_memory_bytes", replica="r1") > 1e6
+    assert metric(telemetry, "process_open_fds", replica="r1") > 0
+    assert metric(telemetry, "process_cpu_seconds_total", replica="r1") >= 0
 
 
-def test_a_batch_is_recorded_with_the_wait_of_each_of_its_requests(telemetry, value_of):
-    telemetry.record_batch(BATCH, "student")
-    telemetry.record_batch(BATCH, "student")
-    assert value_of("fill_mask_queue_seconds_count", model="student") == 4
-    assert value_of("fill_mask_queue_seconds_sum") == pytest.approx(0.404)
-    assert value_of("fill_mask_batch_rows_sum") == 6
-    assert value_of("fill_mask_batch_tokens_sum") == value_of("fill_mask_tokens_total") == 80
-    assert value_of("fill_mask_inference_seconds_count") == 2
-    assert value_of("fill_mask_queue_tokens") == 7
-
-
-def test_an_unloaded_model_is_shown_as_such(telemetry, value_of):
-    labels = {"model": "small", "revision": "abc", "dtype": "float32"}
-    telemetry.record_model("small", revision="abc", dtype="float32")
-    assert value_of("fill_mask_model_info", **labels) == 1
-    telemetry.record_model("small", revision="abc", dtype="float32", in_memory=False)
-    assert value_of("fill_mask_model_info", **labels) == 0
-
-
-def test_two_replicas_in_one_process_share_nothing_and_leave_the_global_registry_alone(telemetry, value_of):
+def test_two_replicas_in_one_process_share_nothing_and_leave_the_global_registry_alone(telemetry):
     before = set(REGISTRY._names_to_collectors)
-    other = Telemetry(replica="r2")
-    record_everything(other)
-    assert value_of("fill_mask_requests_total") is None
+    record_everything(Telemetry(replica="r2"))
+    assert metric(telemetry, "fill_mask_requests_total") is None
     assert set(REGISTRY._names_to_collectors) == before

@@ -1,17 +1,15 @@
 import asyncio
 
 import pytest
-from fastapi import FastAPI, Request, Response
+from starlette.responses import Response
 from starlette.testclient import TestClient
 
-from distilray.config.serving import FillMaskAppConfig
 from serve.errors import ApiError, api_error_response
 from serve.limits import Admission, Capacity, RequestEnvelope
-from serve.models import Models
 from serve.page.routes import page_routes
-from serve.routes import create_api, metrics_routes
-from serve.service import ModelService
 from serve.telemetry.requests import RequestMetrics, annotate, route_label
+from tests.serve.contract.clients import client_of, metric, service_of
+from tests.serve.contract.raw_asgi import scope_of
 
 PATHS = frozenset({"/score"})
 SECRET = "SECRET"
@@ -24,95 +22,92 @@ def records():
 
 @pytest.fixture
 def client(telemetry, records):
-    api = FastAPI()
+    """Client of an application that responds with the status in the query."""
 
-    @api.post("/score")
-    async def score(request: Request, status: int = 200):
-        annotate(request.scope, model="student", items=2, tokens=11, queue_ms=0.25)
+    async def app(scope, receive, send):
+        status = int(scope["query_string"] or 200)
+        annotate(scope, model="student", items=2, tokens=11, queue_ms=0.25)
         if status == 500:
             raise RuntimeError(SECRET)
-        return api_error_response(request.scope, ApiError(status, "no")) if status > 200 else Response("ok")
+        response = api_error_response(scope, ApiError(status, "no")) if status > 200 else Response("ok")
+        await response(scope, receive, send)
 
-    @api.get("/healthz")
-    async def healthz():
-        return {}
-
-    api.include_router(metrics_routes(telemetry))
-    api.add_middleware(Admission, capacity=Capacity(max_requests=1, max_body_bytes=100), body_timeout_s=10)
-    api.add_middleware(RequestMetrics, telemetry=telemetry, task_paths=PATHS, log=records.append)
-    api.add_middleware(RequestEnvelope)
-    return TestClient(api, raise_server_exceptions=False)
+    times = iter(range(100))
+    admission = Admission(app, capacity=Capacity(max_requests=1, max_body_bytes=100), body_timeout_s=30)
+    measured = RequestMetrics(admission, telemetry, task_paths=PATHS, log=records.append, clock=lambda: next(times))
+    return TestClient(RequestEnvelope(measured))
 
 
 @pytest.mark.parametrize(
-    ("status", "error_type"), [(200, ""), (422, "Validation"), (429, "Overloaded"), (504, "DeadlineExceeded")]
+    ("status", "error_type"),
+    [(200, ""), (422, "Validation"), (429, "Overloaded"), (500, "Internal"), (504, "DeadlineExceeded")],
 )
-def test_a_response_counts_by_status_and_error_type(client, records, value_of, status, error_type):
-    response = client.post(f"/score?status={status}")
+def test_a_response_counts_by_status_and_error_type(client, records, telemetry, status, error_type):
+    response = client.post(f"/score?{status}")
+    assert response.status_code == status
     labels = {"method": "POST", "route": "/score", "status": str(status), "model": "student"}
-    assert value_of("fill_mask_requests_total", **labels) == 1
-    failures = value_of("fill_mask_failures_total", route="/score", error_type=error_type)
+    assert metric(telemetry, "fill_mask_requests_total", **labels) == 1
+    failures = metric(telemetry, "fill_mask_failures_total", route="/score", error_type=error_type)
     assert failures == (1 if error_type else None)
-    assert value_of("fill_mask_request_seconds_count", route="/score") == 1
+    assert metric(telemetry, "fill_mask_request_seconds_sum", route="/score") == 1
+    assert metric(telemetry, "fill_mask_requests_in_progress") == 0
     (record,) = records
     assert record.request_id == response.headers["x-request-id"]
-    assert (record.status, record.error_type, record.model) == (status, error_type, "student")
+    assert (record.status, record.error_type, record.model, record.path) == (status, error_type, "student", "/score")
     assert dict(record.measurements) == {"items": 2, "tokens": 11, "queue_ms": 0.25}
-    assert record.seconds > 0
+    assert (record.seconds, record.disconnected) == (1, False)
 
 
-def test_an_exception_counts_as_500(client, value_of):
-    assert client.post("/score?status=500").status_code == 500
-    assert value_of("fill_mask_requests_total", route="/score", status="500") == 1
-    assert value_of("fill_mask_failures_total", error_type="Internal") == 1
-
-
-def test_a_rejected_request_counts_for_its_route(client, value_of):
+def test_a_rejected_request_counts_for_its_route(client, telemetry):
     assert client.post("/score", content=b"x" * 200).status_code == 413
-    assert value_of("fill_mask_requests_total", route="/score", status="413") == 1
-    assert value_of("fill_mask_failures_total", route="/score", error_type="BodyTooLarge") == 1
-
-
-def test_a_request_is_in_progress_until_it_has_finished(client, value_of):
-    text = client.get("/metrics").text
-    assert 'fill_mask_requests_in_progress{replica="r1"} 1.0' in text
-    assert value_of("fill_mask_requests_in_progress") == 0
-    client.post("/score?status=500")
-    assert value_of("fill_mask_requests_in_progress") == 0
+    assert metric(telemetry, "fill_mask_requests_total", route="/score", status="413") == 1
+    assert metric(telemetry, "fill_mask_failures_total", route="/score", error_type="BodyTooLarge") == 1
 
 
 def test_unknown_paths_and_methods_share_one_series(client, telemetry):
-    for number in range(50):
-        client.request(f"FETCH{number}", f"/nowhere/{number}?{SECRET}")
-    lines = client.get("/metrics").text.splitlines()
-    ours = [line for line in lines if line.startswith("fill_mask_requests_total")]
-    assert len(ours) == 1
-    assert 'method="other"' in ours[0]
-    assert 'route="other"' in ours[0]
+    for number in range(20):
+        client.request(f"FETCH{number}", f"/nowhere/{number}?200")
+    series = [
+        line for line in telemetry.replica.expose("")[0].decode().splitlines() if "fill_mask_requests_total{" in line
+    ]
+    assert len(series) == 1
+    assert metric(telemetry, "fill_mask_requests_total", method="other", route="other") == 20
 
 
-def test_the_metrics_have_the_media_type_of_their_format(client):
-    assert client.get("/metrics").headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
-    accept = {"accept": "application/openmetrics-text; version=1.0.0"}
-    response = client.get("/metrics", headers=accept)
-    assert response.headers["content-type"].startswith("application/openmetrics-text")
-    assert response.text.endswith("# EOF\n")
+# /metrics
+
+
+@pytest.fixture(scope="module")
+def service_client(model, model_dir):
+    return client_of(service_of(model, model_dir))
 
 
 @pytest.mark.parametrize(
-    "accept", ["", "*/*", ";;;,", "application/openmetrics-text;version=x", "text/plain;version=9"]
+    ("accept", "media_type", "end"),
+    [
+        *((accept, "text/plain; version=0.0.4", "") for accept in ("", "*/*", ";;;,", "text/plain;version=9")),
+        ("application/openmetrics-text; version=1.0.0", "application/openmetrics-text", "# EOF\n"),
+        ("Application/OpenMetrics-Text;version=x", "application/openmetrics-text", "# EOF\n"),
+    ],
 )
-def test_any_accept_header_gets_metrics(client, accept):
-    assert client.get("/metrics", headers={"accept": accept}).status_code == 200
+def test_the_metrics_have_the_media_type_of_their_format(service_client, accept, media_type, end):
+    response = service_client.get("/metrics", headers={"accept": accept})
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith(media_type)
+    assert response.text.endswith(end)
+    assert 'fill_mask_requests_in_progress{replica="local"} 1.0' in response.text
+    assert "_created" not in response.text
 
 
-def test_the_route_of_the_metrics_is_documented_as_text(client):
-    operation = client.get("/openapi.json").json()["paths"]["/metrics"]["get"]
+def test_the_route_of_the_metrics_is_documented_as_text(service_client):
+    operation = service_client.get("/openapi.json").json()["paths"]["/metrics"]["get"]
     assert set(operation["responses"]["200"]["content"]) == {"text/plain"}
 
 
-def scope_of(path, root=""):
-    return {"type": "http", "method": "POST", "path": path, "root_path": root, "headers": [], "state": {}}
+def test_every_route_of_the_service_is_known(service_client):
+    api = service_client.app
+    paths = [*api.openapi()["paths"], *(route.path for route in page_routes().routes)]
+    assert [path for path in paths if not api.state.gateway.has_route(scope_of(path))] == []
 
 
 @pytest.mark.parametrize(
@@ -125,6 +120,7 @@ def scope_of(path, root=""):
         ("/masks/score", "/mask", "other"),
         ("/ui", "", "/ui"),
         ("/ui/page.js", "", "/ui"),
+        ("/docs/", "", "/docs"),
         ("/uix", "", "other"),
         ("/score/", "", "other"),
         ("//score", "", "other"),
@@ -132,34 +128,10 @@ def scope_of(path, root=""):
     ],
 )
 def test_a_path_has_its_route_under_any_mount_point(path, root, route):
-    assert route_label(scope_of(path, root), PATHS) == route
-
-
-def test_every_route_of_the_service_is_known(model, model_dir):
-    api = create_api(Models(ModelService(model, FillMaskAppConfig(model_dir=model_dir))))
-    paths = {*api.openapi()["paths"], *(route.path for route in page_routes().routes)}
-    assert not [path for path in paths if not api.state.gateway.has_route(scope_of(path))]
+    assert route_label(scope_of(path, root=root), PATHS) == route
 
 
 # Disconnecting clients
-
-
-def run(app, telemetry, records, *, receive=None):
-    async def send(_):
-        pass
-
-    async def nothing():
-        await asyncio.sleep(60)
-
-    async def main():
-        middleware = RequestMetrics(app, telemetry, task_paths=PATHS, log=records.append)
-        task = asyncio.create_task(middleware(scope_of("/score"), receive or nothing, send))
-        await asyncio.sleep(0.01)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        return task
-
-    return asyncio.run(main())
 
 
 async def answer_slowly(scope, receive, send):
@@ -182,27 +154,38 @@ async def read_the_body(scope, receive, send):
     await Response("no", 400)(scope, receive, send)
 
 
-async def leave():
-    return {"type": "http.disconnect"}
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("app", "is_broken", "status", "error_type"),
+    [
+        (answer_slowly, False, 499, "ClientDisconnect"),
+        (answer_half, False, 200, "ClientDisconnect"),
+        (answer_and_linger, False, 200, ""),
+        (read_the_body, False, 499, "ClientDisconnect"),
+        (read_the_body, True, 499, "ClientDisconnect"),
+    ],
+    ids=["before the response", "during the response", "after the response", "during the body", "an error of Serve"],
+)
+async def test_a_client_that_disconnects_before_the_end_of_the_response_counts(
+    telemetry, records, app, is_broken, status, error_type
+):
+    async def receive():
+        if is_broken:
+            raise RuntimeError("gone")
+        return {"type": "http.disconnect"}
 
+    async def send(_):
+        pass
 
-def test_a_cancelled_request_counts_as_499_and_stays_cancelled(telemetry, records, value_of):
-    assert run(answer_slowly, telemetry, records).cancelled()
-    assert value_of("fill_mask_requests_total", status="499", route="/score") == 1
-    assert value_of("fill_mask_failures_total", error_type="ClientDisconnect") == 1
-    assert value_of("fill_mask_requests_in_progress") == 0
-
-
-def test_a_client_that_disconnects_during_its_body_counts_as_499(telemetry, records):
-    run(read_the_body, telemetry, records, receive=leave)
-    assert [(record.status, record.disconnected) for record in records] == [(499, True)]
-
-
-def test_a_client_that_disconnects_during_the_response_keeps_its_status(telemetry, records):
-    run(answer_half, telemetry, records)
-    assert [(record.status, record.error_type) for record in records] == [(200, "ClientDisconnect")]
-
-
-def test_a_disconnection_after_the_response_does_not_count(telemetry, records):
-    run(answer_and_linger, telemetry, records, receive=leave)
-    assert [(record.status, record.disconnected) for record in records] == [(200, False)]
+    middleware = RequestMetrics(app, telemetry, task_paths=PATHS, log=records.append)
+    task = asyncio.create_task(middleware(scope_of("/score"), receive, send))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled() == (app is not read_the_body)
+    assert [(each.status, each.error_type, each.disconnected) for each in records] == [
+        (status, error_type, bool(error_type))
+    ]
+    assert metric(telemetry, "fill_mask_requests_total", status=str(status), route="/score") == 1
+    assert metric(telemetry, "fill_mask_failures_total", error_type="ClientDisconnect") == (1 if error_type else None)
+    assert metric(telemetry, "fill_mask_requests_in_progress") == 0
