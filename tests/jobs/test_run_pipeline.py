@@ -14,6 +14,7 @@ from distilray.finetuning.tasks import TASKS
 from distilray.report.sections.variants import PAPER
 from distilray.stages import STAGES
 from jobs import run_pipeline
+from tests.golden.ray_in_process import ray_in_process
 from tests.jobs.commands import content_of, read_json
 from tests.tiny.glue import small_rows, write_glue, write_lines
 
@@ -162,8 +163,14 @@ def test_a_dry_run_of_the_quickstart_prints_one_table_and_writes_nothing(tmp_pat
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
-def test_stages_share_a_session_and_are_skipped_when_they_are_complete(tmp_path, monkeypatch, capfd, local_ray):
+@pytest.fixture
+def in_process(one_thread):
+    with ray_in_process():
+        yield
+
+
+@pytest.mark.usefixtures("in_process")
+def test_the_stages_of_a_pipeline_run_and_are_skipped_when_they_are_complete(tmp_path, monkeypatch, capfd):
     for name in ("cola", "sst2", "rte"):
         counts = {split: (count,) for split, count in small_rows(name).items()}
         monkeypatch.setitem(TASKS, name, replace(TASKS[name], row_counts=counts))
@@ -186,9 +193,9 @@ def test_stages_share_a_session_and_are_skipped_when_they_are_complete(tmp_path,
     assert capfd.readouterr().out.count("skipped)") == 3
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("in_process")
 def test_the_ablation_trains_its_students_and_prints_their_scores_beside_those_of_the_paper(
-    shards_dir, teacher_dir, tmp_path, monkeypatch, capfd, local_ray
+    shards_dir, teacher_dir, tmp_path, monkeypatch, capfd
 ):
     monkeypatch.chdir(tmp_path)
     command = [str(FOLDER / "ablation.yaml"), f"shards={shards_dir}", f"teacher={teacher_dir}"]
