@@ -8,7 +8,6 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM
 
-from distilray.evaluation.fill_mask import scoring
 from distilray.models.masked_lm import load_masked_lm, save_model
 from distilray.models.student import create_student
 from distilray.pretraining_data.tokenizer import read_tokenizer
@@ -102,34 +101,6 @@ def test_sizes_are_those_of_the_models_and_latencies_are_positive(folders, score
         assert scores[name]["megabytes"] == Path(model_dir, "model.safetensors").stat().st_size / 1e6
         assert scores[name]["parameters"] == model.num_parameters()
         assert 0 < scores[name]["latency_ms"] <= scores[name]["latency_p95_ms"]
-
-
-def test_models_see_a_mask_at_every_predicted_position_and_no_other_change(folders, tmp_path, monkeypatch):
-    seen, encode = [], scoring.encode
-
-    def watched(model, input_ids, attention_mask, token_type_ids):
-        seen.extend(ids[real.bool()].tolist() for ids, real in zip(input_ids, attention_mask, strict=True))
-        return encode(model, input_ids, attention_mask, token_type_ids)
-
-    monkeypatch.setattr(scoring, "encode", watched)
-    assert run(folders, tmp_path / "run") == 0
-    expected, stored = [], []
-    for shard, row in open_shards(folders["shards_dir"], "heldout").locate(np.arange(EXAMPLES)):
-        ids = shard.input_ids.row(row).copy()
-        stored.extend(ids[shard.mask_positions.row(row)].tolist())
-        ids[shard.mask_positions.row(row)] = MASK
-        expected.append(ids.tolist())
-    assert set(stored) > {MASK}  # the shards contain other tokens at some of these positions
-    assert sorted(set(map(tuple, seen))) == sorted(set(map(tuple, expected)))
-
-
-@pytest.mark.parametrize("batch_size", [1, 64])
-def test_the_batch_size_does_not_change_the_scores(folders, scores, tmp_path, batch_size):
-    assert run(folders, tmp_path / "run", f"batch_size={batch_size}", "bootstrap.resamples=0") == 0
-    others = read_json(tmp_path / "run/scores.json")
-    for name in ("teacher", "student"):
-        for key in ("hit@1", "hit@10", "mrr", "pseudo_perplexity"):
-            assert others[name][key] == pytest.approx(scores[name][key], rel=1e-4)
 
 
 def test_a_copy_of_the_teacher_has_all_its_scores(folders, tmp_path, capsys):

@@ -58,6 +58,7 @@ def one_process():
         patch.dict(TASKS, SMALL_TASKS),
         patch.object(submission, "FILES", SMALL_FILES),
         patch.object(fine_tune, "_fit", fit),
+        patch.object(fine_tune, "_POLL_S", 0.05),
         patch.object(fine_tune.ray, "put", lambda value: value),
         patch.object(resources, "cluster_nodes", lambda: [Node({"CPU": 2.0})]),
         patch.object(glue_scores, "ray_session", lambda _: nullcontext()),
@@ -263,12 +264,19 @@ def test_a_file_that_is_not_a_submission_is_named(tmp_path, error_line):
     assert f"{tmp_path}/odd.zip" in error_line(evaluate_glue.main(["--validate", f"{tmp_path}/odd.zip"]))
 
 
+def test_a_dry_run_prints_rows_steps_and_missing_tasks(run, tmp_path, capsys):
+    assert run(tmp_path / "run", "--dry-run", tasks=["rte", "cola"]) == 0
+    plan = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines()[1:])
+    assert plan["rte"] == "32 of 40 train rows, 21 dev rows, 2 seed(s) x 4 steps of 16"
+    assert plan["missing"] == "cola"
+
+
 def test_test_files_are_not_opened_without_a_submission_but_dev_files_are(run, glue_dir, tmp_path, error_line):
     shutil.copytree(glue_dir, tmp_path / "glue")
-    (tmp_path / "glue/WNLI/test.tsv").unlink()
-    assert run(tmp_path / "run", tasks=["wnli"], glue_dir=f"{tmp_path}/glue") == 0
     (tmp_path / "glue/RTE/dev.tsv").unlink()
     assert "dev.tsv" in error_line(run(tmp_path / "other", tasks=["rte"], glue_dir=f"{tmp_path}/glue"))
+    (tmp_path / "glue/WNLI/test.tsv").unlink()
+    assert run(tmp_path / "run", tasks=["wnli"], glue_dir=f"{tmp_path}/glue") == 0
 
 
 @pytest.mark.parametrize(

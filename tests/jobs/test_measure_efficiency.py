@@ -79,6 +79,11 @@ def test_the_table_has_a_row_for_each_model(folder, measured, capsys):
     assert all(any(name in line for line in lines) for name in MODELS)
 
 
+def test_a_dry_run_counts_the_lines_of_a_text(folder, tmp_path, capsys):
+    assert run(folder, tmp_path / "run", "--dry-run") == 0
+    assert "5 lines, 2 rounds" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("load", "is_reported"), [(0.1, False), (7.0, True)])
 def test_a_busy_machine_is_reported(folder, tmp_path, capsys, monkeypatch, load, is_reported):
     monkeypatch.setattr(efficiency.os, "getloadavg", lambda: (load, 0.0, 0.0))

@@ -16,6 +16,7 @@ from distilray.stages import STAGES
 from jobs import run_pipeline
 from tests.golden.ray_in_process import ray_in_process
 from tests.jobs.commands import content_of, read_json
+from tests.tiny.dumps import page, write_multistream
 from tests.tiny.glue import small_rows, write_glue, write_lines
 
 FOLDER = Path(__file__).parents[2] / "jobs" / "pipelines"
@@ -175,7 +176,10 @@ def test_the_stages_of_a_pipeline_run_and_are_skipped_when_they_are_complete(tmp
         counts = {split: (count,) for split, count in small_rows(name).items()}
         monkeypatch.setitem(TASKS, name, replace(TASKS[name], row_counts=counts))
     monkeypatch.chdir(tmp_path)
-    command = [str(FOLDER / "reproduction.yaml"), f"glue={write_glue(tmp_path / 'glue')}"]
+    text = " ".join(f"The path number {n} leads through the forest to the {n}th of the lakes." for n in range(40))
+    dump = write_multistream(tmp_path, [page(number, f"Page {number}", text) for number in (1, 2)])
+    glue = write_glue(tmp_path / "glue")
+    command = [str(FOLDER / "reproduction.yaml"), f"glue={glue}", f"wikipedia={dump.uri}"]
     command += ["--only", "write_glue_text,build_corpus,encode_corpus"]
     command += ["encode_corpus.dupe_factor=1", "build_corpus.decontamination.ngram_words=5"]
     texts = [f"linguists wrote sentence number {row}" for row in range(6)]

@@ -81,8 +81,9 @@ def test_a_report_is_written_again_only_when_a_run_has_changed(runs, capsys):
     assert "77" in (runs.parent / "report/report.html").read_text()
 
 
-def test_runs_that_a_report_cannot_show_leave_the_earlier_report_unchanged(runs, error_line):
+def test_runs_that_a_report_cannot_show_leave_the_earlier_report_unchanged(runs, capfd, error_line):
     assert run(runs, "export") == 0
+    capfd.readouterr()
     before = (runs.parent / "report/manifest.json").read_bytes()
     write_run(runs / "strange", "bake_bread")
     assert f"{runs}/strange: a run of 'bake_bread', which a report cannot show" in error_line(run(runs, "strange"))
