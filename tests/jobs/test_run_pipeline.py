@@ -176,12 +176,20 @@ def test_the_stages_of_a_pipeline_run_and_are_skipped_when_they_are_complete(tmp
         counts = {split: (count,) for split, count in small_rows(name).items()}
         monkeypatch.setitem(TASKS, name, replace(TASKS[name], row_counts=counts))
     monkeypatch.chdir(tmp_path)
-    text = " ".join(f"The path number {n} leads through the forest to the {n}th of the lakes." for n in range(40))
-    dump = write_multistream(tmp_path, [page(number, f"Page {number}", text) for number in (1, 2)])
-    glue = write_glue(tmp_path / "glue")
+    pages = [
+        page(
+            number, f"Page {number}", " ".join(f"Path {n} leads through forest {number} to a lake." for n in range(20))
+        )
+        for number in range(1, 31)
+    ]
+    dump, glue = write_multistream(tmp_path, pages), write_glue(tmp_path / "glue")
     command = [str(FOLDER / "reproduction.yaml"), f"glue={glue}", f"wikipedia={dump.uri}"]
     command += ["--only", "write_glue_text,build_corpus,encode_corpus"]
-    command += ["encode_corpus.dupe_factor=1", "build_corpus.decontamination.ngram_words=5"]
+    command += [
+        "encode_corpus.dupe_factor=1",
+        "encode_corpus.heldout_fraction=0.2",
+        "build_corpus.decontamination.ngram_words=5",
+    ]
     texts = [f"linguists wrote sentence number {row}" for row in range(6)]
     write_lines(tmp_path / "glue/CoLA/train.tsv", [f"gj04\t1\t\t{text}" for text in texts])
     write_lines(tmp_path / "glue/CoLA/dev.tsv", [f"gj04\t1\t\t{texts[0]}"] * 7)  # removed from the corpus
