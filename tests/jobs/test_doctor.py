@@ -53,27 +53,23 @@ def test_a_recipe_with_its_inputs_passes_and_nothing_is_written(
     assert TOKEN not in str(checks)
 
 
-def test_missing_inputs_of_a_recipe_are_reported_with_a_fix(
+def test_an_open_token_and_missing_inputs_of_a_recipe_are_reported_with_a_fix(
     recipe: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    lacking = ["scaling.num_workers=999", f"shards_dir={tmp_path}/none", f"run_dir={recipe}/run"]
-    assert doctor.main(["--job", "distill", "--recipe", recipe, *lacking]) == 1
-    lines = capfd.readouterr().out.splitlines()
-    failed = {line.split()[1] for line in lines if line.startswith("fail ")}
-    assert {"workers", "runs", "storage"} <= failed
-    assert all("  -> " in line for line in lines if line.startswith(("fail ", "warn ")))
-    assert lines[-1].startswith("doctor: ")
-
-
-def test_a_token_that_others_can_read_fails(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     token = tmp_path / "home/.ray/auth_token"
     token.parent.mkdir(parents=True)
     token.write_text(TOKEN)
     token.chmod(0o644)
-    assert doctor.main([]) == 1
+    lacking = ["scaling.num_workers=999", f"shards_dir={tmp_path}/none", f"run_dir={recipe}/run"]
+    assert doctor.main(["--job", "distill", "--recipe", recipe, *lacking]) == 1
     output = capfd.readouterr().out
     assert f"chmod 600 {token}" in output
     assert TOKEN not in output
+    lines = output.splitlines()
+    failed = {line.split()[1] for line in lines if line.startswith("fail ")}
+    assert {"workers", "runs", "storage"} <= failed
+    assert all("  -> " in line for line in lines if line.startswith(("fail ", "warn ")))
+    assert lines[-1].startswith("doctor: ")
 
 
 def test_a_package_that_cannot_be_imported_fails_and_checks_that_need_it_are_skipped(

@@ -92,18 +92,14 @@ def test_a_complete_run_is_skipped_and_its_scores_are_printed(folder, scored, ca
     assert "…" not in output
 
 
-def test_without_left_to_right_it_has_no_scores(folder, tmp_path):
-    assert run(folder, tmp_path / "run", "data.left_to_right=false", "max_examples=5") == 0
-    assert not [key for key in scores_of(tmp_path / "run")["student"] if key.startswith(("joint", "left"))]
-
-
-def test_the_first_rows_of_all_files_are_used(folder, tmp_path):
+def test_the_first_rows_of_all_files_are_scored_in_one_pass_without_left_to_right(folder, tmp_path):
     for name in ("a", "b"):
         write_rows(tmp_path / f"data/{name}.jsonl", rows_of(12))
-    overrides = (f"data.path={tmp_path}/data", "max_examples=20", "data.chunk_rows=7")
-    assert run(folder, tmp_path / "run", *overrides) == 0
+    data = {"path": f"{tmp_path}/data", "chunk_rows": 7, "left_to_right": False}
+    assert run(folder, tmp_path / "run", data=data, max_examples=20) == 0
     scores = scores_of(tmp_path / "run")
     assert (scores["rows"], scores["examples"]) == (20, 20)
+    assert not [key for key in scores["student"] if key.startswith(("joint", "left"))]
 
 
 def test_plain_text_has_the_same_masks_in_every_run_with_the_same_seed(folder, tmp_path):

@@ -143,44 +143,40 @@ def exported(request, folder, tmp_path_factory):
     return folder / request.param, run_dir
 
 
-def inputs_of(rows, length, seed):
-    random = np.random.default_rng(seed)
-    ids = random.integers(5, 113, (rows, length))
-    attention = (np.arange(length) < random.integers(2, length, (rows, 1), endpoint=True)).astype(np.int64)
-    types = (np.arange(length) >= length // 2).astype(np.int64)[None].repeat(rows, axis=0)
-    return ids, attention, np.flatnonzero(attention)[:: random.integers(1, 4)], types
+def logits_of(model_dir, inputs):
+    """Return the logits of transformers, and the inputs of the model among the given ones."""
+    model = AutoModelForMaskedLM.from_pretrained(model_dir).eval()
+    names = ["input_ids", "attention_mask", *(["token_type_ids"] if model.config.model_type == "bert" else [])]
+    inputs = {name: inputs[name] for name in names}
+    with torch.no_grad():
+        return model(**{name: torch.from_numpy(value) for name, value in inputs.items()}).logits.numpy(), inputs
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("rows", "length"), [(1, 2), (1, 48), (7, 5), (3, 31)])
 def test_the_graph_gives_the_logits_of_transformers_at_the_masks(exported, rows, length):
     model_dir, run_dir = exported
-    plain = AutoModelForMaskedLM.from_pretrained(model_dir).eval()
-    ids, attention, masks, types = inputs_of(rows, length, seed=rows + length)
-    given = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(attention)}
-    if plain.config.model_type == "bert":
-        given["token_type_ids"] = torch.from_numpy(types)
-    with torch.no_grad():
-        expected = plain(**given).logits.flatten(0, 1)[masks].numpy()
-    found = OnnxMaskedLM.load(str(run_dir / "onnx"), threads=1).logits_at(ids, attention, masks, types)
-    assert found.shape == (len(masks), plain.config.vocab_size)
-    assert np.abs(found - expected).max() <= 1e-4
+    random = np.random.default_rng(rows + length)
+    ids = random.integers(5, 113, (rows, length))
+    attention = (np.arange(length) < random.integers(2, length, (rows, 1), endpoint=True)).astype(np.int64)
+    types = (np.arange(length) >= length // 2).astype(np.int64)[None].repeat(rows, axis=0)
+    masks = np.flatnonzero(attention)[:: random.integers(1, 4)]
+    expected, _ = logits_of(model_dir, {"input_ids": ids, "attention_mask": attention, "token_type_ids": types})
+    logits = OnnxMaskedLM.load(str(run_dir / "onnx"), threads=1).logits_at(ids, attention, masks, types)
+    assert logits.shape == (len(masks), expected.shape[-1])
+    assert np.abs(logits - expected.reshape(-1, expected.shape[-1])[masks]).max() <= 1e-4
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("texts", [["paris is [MASK]"], ["the [MASK] of", "good"]])
 def test_the_standard_graph_gives_the_logits_of_transformers_for_the_output_of_its_tokenizer(exported, texts):
     model_dir, run_dir = exported
-    plain = AutoModelForMaskedLM.from_pretrained(model_dir).eval()
     tokenizer = AutoTokenizer.from_pretrained(run_dir / "onnx-standard")
+    expected, inputs = logits_of(model_dir, tokenizer(texts, padding=True, return_tensors="np"))
     session = onnxruntime.InferenceSession(run_dir / "onnx-standard/model.onnx")
-    names = ["input_ids", "attention_mask", *(["token_type_ids"] if plain.config.model_type == "bert" else [])]
-    assert {value.name for value in session.get_inputs()} == set(names)
-    inputs = tokenizer(texts, padding=True, return_tensors="np")
-    (logits,) = session.run(["logits"], {name: inputs[name] for name in names})
-    with torch.no_grad():
-        expected = plain(**{name: torch.from_numpy(inputs[name]) for name in names}).logits.numpy()
-    assert logits.shape == (*inputs["input_ids"].shape, plain.config.vocab_size)
+    assert {value.name for value in session.get_inputs()} == set(inputs)
+    (logits,) = session.run(["logits"], inputs)
+    assert logits.shape == expected.shape
     assert np.abs(logits - expected).max() <= 1e-4
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from distilray.report.sections.variants import PAPER
 from distilray.stages import STAGES
 from jobs import run_pipeline
 from tests.golden.ray_in_process import ray_in_process
-from tests.jobs.commands import content_of, read_json
+from tests.jobs.commands import content_hash, content_of, read_json
+from tests.tiny.corpus import sentences_of
 from tests.tiny.dumps import page, write_multistream
 from tests.tiny.glue import small_rows, write_glue, write_lines
 
@@ -203,6 +205,30 @@ def test_the_stages_of_a_pipeline_run_and_are_skipped_when_they_are_complete(tmp
     assert sources["1_glue"]["contaminated"] == {"CoLA": 3}
     assert run_pipeline.main(command) == 0
     assert capfd.readouterr().out.count("skipped)") == 3
+
+
+@pytest.mark.usefixtures("in_process")
+def test_the_glue_demo_builds_the_same_task_again_if_it_was_removed(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    text = "\n\n".join(" ".join(map(str.capitalize, document)) for document in sentences_of(80))
+    (tmp_path / "text.txt").write_text(text)
+    source = {"kind": "text", "name": "own", "path": "text.txt", "document_per": "blank_line"}
+    command = [str(FOLDER / "glue-demo.yaml"), "--skip", "search_glue", f"build_corpus.sources=[{json.dumps(source)}]"]
+    command.append("build_corpus.filters={min_words: 0, max_list_fraction: 1, max_repeated_fraction: 1}")
+    sizes = {"train": 32, "dev": 16, "test": 16, "min_words": 3, "max_words": 12}
+    command += [f"build_next_sentence_task.{key}={value}" for key, value in sizes.items()]
+    outputs, hashes, task = [], [], tmp_path / "runs/glue-demo/follows"
+    for _ in range(2):
+        shutil.rmtree(task, ignore_errors=True)
+        assert run_pipeline.main(command) == 0
+        outputs.append(capfd.readouterr().out)
+        hashes.append(content_hash(task))
+    assert re.search(r"^build_corpus: kept \d+ of 80 documents", outputs[0], re.M)
+    counts = r"^build_next_sentence_task: 32 train, 16 dev, 16 test pairs of [\d,]+ usable ones"
+    assert re.search(counts, outputs[0], re.M)
+    skipped = [line.partition(":")[0] for line in outputs[1].splitlines() if "skipped" in line]
+    assert skipped == ["build_corpus"]
+    assert hashes[0] == hashes[1]
 
 
 @pytest.mark.usefixtures("in_process")

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -6,8 +7,9 @@ import yaml
 from distilray.config.glue import EvaluateGlueConfig
 from distilray.config.recipe import load_recipe
 from distilray.runtime import storage
+from distilray.runtime.run_folder import describe_input
 from jobs import evaluate_glue
-from tests.jobs.commands import read_json, run_job
+from tests.jobs.commands import content_of, read_json, run_job
 from tests.tiny.search import values, write_model, write_next_sentence_task, write_wnli
 from tuning.records import read_records
 
@@ -68,7 +70,11 @@ def test_two_tasks_are_searched_at_the_same_time_and_the_best_settings_are_a_rec
     run_dir = tmp_path / "run"
     assert run(folder, run_dir, **changes) == 0
     output = capfd.readouterr().out
-    assert "median of 1 fresh seeds" in output
+    assert re.search(r"^search_glue: 6 trials, follows score 0\.\d+ on dev", output, re.M)
+    assert re.search(r"follows +│ accuracy", output)
+    for text in ("median of 1 fresh seeds", "follows: score of the best trials on dev"):
+        assert text in output
+    assert content_of(run_dir)["inputs"]["glue_follows"] == describe_input(str(folder / "glue/Follows"))
     scores = read_json(run_dir / "scores.json")
     best = load_recipe(str(run_dir / "best.yaml"), [], EvaluateGlueConfig)
     starts, ends = [], []
