@@ -14,6 +14,7 @@ from jobs import build_corpus
 from tests.distilray.corpus.large_dump import sample_parts
 from tests.golden.ray_in_process import ray_in_process
 from tests.jobs.commands import content_hash, content_of, file_names, read_json, run_job
+from tests.tiny.dumps import dump, page, write_multistream
 
 RECIPE = "jobs/recipes/build_corpus/quickstart.yaml"
 
@@ -41,10 +42,10 @@ def documents(run_dir: Path) -> list[dict[str, Any]]:
     ids=["empty", "html", "text", "no pages", "truncated", "truncated bz2"],
 )
 def test_an_invalid_dump_is_reported_in_one_line(tmp_path, error_line, data, reason):
-    dump = tmp_path / "wiki.xml"
-    dump.write_bytes(data)
-    line = error_line(run_here(tmp_path / "run", sources=[{"path": str(dump)}]))
-    assert str(dump) in line
+    file = tmp_path / "wiki.xml"
+    file.write_bytes(data)
+    line = error_line(run_here(tmp_path / "run", sources=[{"path": str(file)}]))
+    assert str(file) in line
     assert reason in line
     assert not (tmp_path / "run").exists()
 
@@ -92,20 +93,13 @@ LEAKED = "one two three four five six seven eight nine ten eleven twelve thirtee
 FOREST = " ".join(f"The path number {n} leads through the forest to the {n}th of the lakes." for n in range(40))
 
 
-def page(number: int, title: str, text: str) -> str:
-    return (
-        f"<page><title>{title}</title><ns>0</ns><id>{number}</id>"
-        f"<revision><id>{number}0</id><text>{text}</text></revision></page>"
-    )
-
-
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run with a source of each kind, including exact and near duplicates and evaluation text."""
     folder = tmp_path_factory.mktemp("mixed")
     (folder / "books").mkdir()
-    pages = page(1, "Dogs", DOGS) + page(2, "Forest", FOREST) + page(1, "Dogs again", SHIPS.replace("ship", "boat"))
-    (folder / "wiki.xml.bz2").write_bytes(bz2.compress(f"<mediawiki>{pages}</mediawiki>".encode()))
+    pages = page(1, "Dogs", DOGS), page(2, "Forest", FOREST), page(1, "Dogs again", SHIPS.replace("ship", "boat"))
+    (folder / "wiki.xml.bz2").write_bytes(bz2.compress(dump(*pages)))
     (folder / "books/ships.txt").write_text(SHIPS)
     (folder / "books/dogs.txt").write_text(DOGS.upper().replace(". ", ".\n"))  # a duplicate of page 1
     pq.write_table(
@@ -201,14 +195,15 @@ def test_a_complete_run_is_skipped_and_another_config_in_its_folder_is_rejected(
 def test_too_much_bad_input_fails_the_run_and_a_higher_limit_completes_it_without_reading_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Four streams with three pages each; one stream is damaged and one page is not well-formed.
+    # Four streams with three pages each: one stream is damaged, and one page of another is not well-formed.
     pages = [page(number, f"Page {number}", DOGS.replace("dog", f"dog {number}")) for number in range(12)]
     pages[10] = pages[10].replace("<title>", "<title><b>")
-    streams = [bz2.compress("".join(pages[at : at + 3]).encode()) for at in range(0, 12, 3)]
-    streams[1] = streams[1][:60] + bytes([streams[1][60] ^ 255]) + streams[1][61:]
-    streams = [bz2.compress(b"<mediawiki>"), *streams, bz2.compress(b"</mediawiki>")]
-    (tmp_path / "wiki.xml.bz2").write_bytes(b"".join(streams))
-    run_dir, sources = tmp_path / "run", [{"path": f"{tmp_path}/wiki.xml.bz2"}]
+    multistream = write_multistream(tmp_path, pages, pages_per_stream=3, index=False)
+    _, _, damaged, _, malformed = multistream.offsets[:5]
+    data = bytearray(Path(multistream.uri).read_bytes())
+    data[damaged + 60] ^= 255
+    Path(multistream.uri).write_bytes(data)
+    run_dir, sources = tmp_path / "run", [{"path": multistream.uri}]
 
     assert run_here(run_dir, sources=sources) == 1
     errors = capsys.readouterr().err
@@ -225,7 +220,7 @@ def test_too_much_bad_input_fails_the_run_and_a_higher_limit_completes_it_withou
     assert counts["documents"] == 8
     assert counts["sources"]["0_wikipedia"]["quarantined"] == {"bz2_damaged": 1, "xml_malformed": 1}
     listed = [json.loads(line) for line in (run_dir / "quarantine.jsonl").read_text().splitlines()]
-    assert [entry["offset"] for entry in listed] == [sum(map(len, streams[:2])), sum(map(len, streams[:4]))]
+    assert [entry["offset"] for entry in listed] == [damaged, malformed]
 
 
 def test_a_corpus_without_a_document_is_reported_in_one_line(tmp_path: Path, error_line) -> None:

@@ -138,7 +138,13 @@ def test_the_output_starts_with_the_card_examples_and_ends_with_the_limitations(
     ]
     positions = [output.index(text) for text in order]
     assert positions == sorted(positions)
-    assert "teacher (reference)" in output
+    scores = read_json(tmp_path / "run" / SCORES_FILE)
+    overall = {name: scores["crows_pairs"]["scores"][name]["overall"] for name in MODELS}
+    stereoset = [scores["stereoset"]["scores"][name]["overall"] for name in MODELS]
+    cells = [f"{each['lms']:.1f} / {each['ss']:.1f} / {each['icat']:.1f}" for each in stereoset]
+    cells += [f"{100 * overall['teacher']['share']:.1f} (", f"{100 * overall['student']['delta']:+.1f} ("]
+    for text in ("2 model(s)", "teacher (reference)", "overall (3)", "dropped rows: 1 an empty sentence", *cells):
+        assert text in output
 
 
 def test_a_copy_of_the_reference_makes_the_same_choices(folder, tmp_path):

@@ -76,12 +76,16 @@ def test_files_of_an_interrupted_run_are_removed(published):
     assert not (published / "onnx-int8").exists()
 
 
-def test_the_features_of_the_cpu_are_recorded_outside_the_content_and_printed(folder, published, capsys):
+def test_scores_and_features_of_the_cpu_are_printed_and_the_cpu_is_recorded_outside_the_content(
+    folder, published, capsys
+):
     manifest = read_manifest(str(published))
     assert manifest["run"]["timing"]["cpu"] == report_of(published)["cpu"]
     assert "cpu" not in json.dumps(manifest["content"])
     assert run(folder, published, gate=LENIENT) == 0
-    assert "CPU: " in capsys.readouterr().out
+    output, scores = capsys.readouterr().out, report_of(published)["variants"]["bf16"]
+    for text in ("CPU: ", f"{scores['agreement']:.2%}", f"{scores['pseudo_perplexity_change']:+.2%}"):
+        assert text in output
 
 
 def test_a_format_beyond_a_limit_is_not_published_and_the_job_fails_with_its_scores(folder, tmp_path, capfd):

@@ -76,7 +76,10 @@ def test_the_manifest_has_the_timings_outside_the_content(measured):
 def test_the_table_has_a_row_for_each_model(folder, measured, capsys):
     assert run(folder, measured) == 0
     lines = capsys.readouterr().out.splitlines()[1:]
-    assert all(any(name in line for line in lines) for name in MODELS)
+    for name, row in read_json(measured / "efficiency.json")["models"].items():
+        (line,) = [line for line in lines if f"│ {name} " in line]
+        for cell in (f"{row['parameters']:,}", f"{row['latency_ms']:.1f}", f"{row['texts_per_s']:,.0f}"):
+            assert f" {cell} " in line
 
 
 def test_a_dry_run_counts_the_lines_of_a_text(folder, tmp_path, capsys):

@@ -94,6 +94,7 @@ REJECTED = {
         ("tasks=[sst2] fine_tuning.metric=acuracy", "did you mean 'accuracy'"),
         ("glue_dir={inputs}/follows", "none of cola, sst2, rte"),
         ("start_from_mnli=true", "mnli"),
+        ("teacher_run_dir={inputs}/shards", "{inputs}/shards: written by encode_corpus, not by evaluate_glue"),
         ("fine_tuning.seeds=[1, 1]", "contains a duplicate"),
         ("tasks=[rte, wnli] train=false", "train: false scores only the task that model_dir was fine-tuned on"),
         ("tasks=[mnli] train=false start_from_mnli=true", "start_from_mnli: has no effect with train=false"),
