@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import onnxruntime
@@ -86,6 +87,15 @@ def test_scores_and_features_of_the_cpu_are_printed_and_the_cpu_is_recorded_outs
     output, scores = capsys.readouterr().out, report_of(published)["variants"]["bf16"]
     for text in ("CPU: ", f"{scores['agreement']:.2%}", f"{scores['pseudo_perplexity_change']:+.2%}"):
         assert text in output
+
+
+def test_int8_on_a_cpu_without_fast_instructions_prints_a_warning(folder, published, tmp_path, capsys):
+    run_dir = shutil.copytree(published, tmp_path / "run")
+    report = report_of(run_dir)
+    report["variants"]["onnx-int8"], report["cpu"]["features"] = report["variants"]["bf16"], []
+    (run_dir / "parity_report.json").write_text(json.dumps(report))
+    assert run(folder, run_dir, gate=LENIENT) == 0
+    assert "onnx-int8: this CPU has no 8-bit dot product" in capsys.readouterr().out
 
 
 def test_a_format_beyond_a_limit_is_not_published_and_the_job_fails_with_its_scores(folder, tmp_path, capfd):
