@@ -37,13 +37,13 @@ def documents(run_dir: Path) -> list[dict[str, Any]]:
         (b"some words", "neither XML nor bz2"),
         (b"<mediawiki></mediawiki>", "a dump without pages"),
         (b"<mediawiki><page><title>T</title></page>", "cut short"),
-        (sample.wikipedia_dump().read_bytes()[:900_000], ": the bz2 data is cut short"),
+        (None, ": the bz2 data is cut short"),
     ],
-    ids=["empty", "html", "text", "no pages", "truncated", "truncated bz2"],
+    ids=["empty", "html", "text", "no pages", "truncated", "truncated sample"],
 )
 def test_an_invalid_dump_is_reported_in_one_line(tmp_path, error_line, data, reason):
     file = tmp_path / "wiki.xml"
-    file.write_bytes(data)
+    file.write_bytes(sample.wikipedia_dump().read_bytes()[:900_000] if data is None else data)
     line = error_line(run_here(tmp_path / "run", sources=[{"path": str(file)}]))
     assert str(file) in line
     assert reason in line
