@@ -7,9 +7,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from _pytest.mark import ParameterSet
 
 from tests.jobs.recipe_inputs import write_inputs
 
@@ -71,7 +71,7 @@ def runnable(block: list[str]) -> list[str]:
     return [command for command in block if not command.startswith(tuple(ELSEWHERE))]
 
 
-def marked_block(page: str, number: int, block: list[str]) -> ParameterSet:
+def marked_block(page: str, number: int, block: list[str]) -> Any:
     marker = pytest.mark.docs if any(command.startswith(LONG) for command in runnable(block)) else pytest.mark.slow
     return pytest.param(block, id=f"{page}-{number}", marks=marker)
 
