@@ -14,7 +14,7 @@ from distilray.models.masked_lm import load_masked_lm
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime.run_folder import read_manifest
 from tests.jobs.commands import file_names, read_json, run_job
-from tests.tiny.models import MAX_LENGTH, write_tiny_model
+from tests.tiny.models import MAX_LENGTH, MAX_SEQ_LENGTH, write_tiny_model
 
 HEADER = ",sent_more,sent_less,stereo_antistereo,bias_type\n"
 SENTENCES = [
@@ -168,11 +168,13 @@ def test_the_order_of_the_models_is_part_of_the_identity_of_a_run(folder, comple
     assert "different models" in error_line(run(folder, complete, swapped))
 
 
-def test_a_dry_run_counts_rows_and_reasons_and_writes_nothing(folder, tmp_path, capsys):
-    too_long = "good " * MAX_LENGTH
+def test_a_dry_run_counts_rows_that_every_model_can_read_and_writes_nothing(folder, teacher_dir, tmp_path, capsys):
+    too_long = "good " * (MAX_SEQ_LENGTH + 1)  # for one of the models
+    assert len(too_long.split()) + 3 < MAX_LENGTH
     pairs = tmp_path / "pairs.csv"
     pairs.write_text((folder / "pairs.csv").read_text() + f"9,{too_long},bad {too_long},stereo,age\n")
-    assert run(folder, tmp_path / "run", f"crows_pairs_path={pairs}", "max_bad_fraction=0.5", "--dry-run") == 0
+    overrides = (f"models.student={teacher_dir}", f"crows_pairs_path={pairs}", "max_bad_fraction=0.5")
+    assert run(folder, tmp_path / "run", *overrides, "--dry-run") == 0
     output = capsys.readouterr().out
     for text in ("3 pairs", "3 examples", "an empty sentence", "'longer than the maximum length': 1"):
         assert text in output
