@@ -1,4 +1,4 @@
-"""Tiny files in place of all that the shipped recipes read, laid out as the recipes name them."""
+"""Small files for all inputs of the shipped recipes."""
 
 import bz2
 import json
@@ -24,7 +24,7 @@ from tests.tiny.runs import TEACHER_WEIGHTS, glue, write_line, write_run
 from tests.tiny.search import write_next_sentence_task
 from tests.tiny.shards import write_shards
 
-# What recipes begin their places with, the longest first; what follows is the name in the folder of `write_inputs`.
+# Prefixes of locations in recipes, the longest first. The rest is the name in the folder of `write_inputs`.
 ROOTS = (
     "/mnt/distilray/card/",
     "/mnt/distilray/",
@@ -34,24 +34,24 @@ ROOTS = (
     "runs/reproduction-base/",
     "data/",
 )
-MODELS = ("hub:", "sample:encoder")  # without a network, and with the tokenizer of the shards
-CHECKOUT, SHIPPED = Path(__file__).parents[2], "jobs/recipes/"  # recipes that a recipe names are the real ones
-REPORT_RUNS = "report-runs"  # folder of the runs that a report is made of
+MODELS = ("hub:", "sample:encoder")  # replaced, because they need a network or have another tokenizer than the shards
+CHECKOUT, SHIPPED = Path(__file__).parents[2], "jobs/recipes/"  # recipes named in recipes are not replaced
+REPORT_RUNS = "report-runs"  # subfolder with the runs of a report
 _DUMP = "enwiki-latest-pages-articles-multistream"
-_POSITIONS = 512  # tokens that the models read, as those that the recipes name
+_POSITIONS = 512  # length of the position embeddings, as in the recipes
 
 
 def job_of(recipe: Path) -> str:
-    """The job whose recipe a file is: its folder says it, or in those of the reproduction its name."""
+    """Return the job of a recipe: the name of its folder, or of the file in folders of the reproduction."""
     return recipe.stem if recipe.parent.name.startswith("reproduction") else recipe.parent.name
 
 
-def stand_in(value: Any, folder: Path) -> Any:
-    """The value of a recipe, with a file or folder of `write_inputs` for each place that it names."""
+def replace_locations(value: Any, folder: Path) -> Any:
+    """Return a value of a recipe with its locations replaced by those of `write_inputs`."""
     if isinstance(value, dict):
-        return {key: stand_in(inner, folder) for key, inner in value.items()}
+        return {key: replace_locations(inner, folder) for key, inner in value.items()}
     if isinstance(value, list):
-        return [stand_in(inner, folder) for inner in value]
+        return [replace_locations(inner, folder) for inner in value]
     if not isinstance(value, str):
         return value
     if value.startswith(MODELS):
@@ -63,14 +63,16 @@ def stand_in(value: Any, folder: Path) -> Any:
 
 
 def write_inputs(folder: Path) -> Path:
-    """Writes all of them, a few hundred kilobytes; gives the folder."""
+    """Write all inputs (a few hundred kilobytes), and return the folder."""
     tokenizer_dir = write_tokenizer(folder / "tokenizer")
     # Recipes for millions of documents hold out a thousandth of them.
     write_corpus(folder / "corpus", sentences=200 * sentences_of(40), row_group_size=4000)
     write_shards(folder / "shards", tokenizer_dir)
     write_shards(folder / "paper" / "shards", tokenizer_dir, masking={"dynamic": True})
     student = _write_models(folder, read_tokenizer(tokenizer_dir))
-    _write_exports(folder / "export", student, read_tokenizer(tokenizer_dir))
+    write_bf16_folder(folder / "export" / "bf16", student, read_tokenizer(tokenizer_dir))
+    for name in ("onnx", "onnx-int8"):
+        write_small_onnx(folder / "export" / name, str(folder / "student" / "model"))
     _write_raw_texts(folder)
     _write_bias_sets(folder / "bias")
     write_glue(folder / "glue")
@@ -83,7 +85,7 @@ def write_inputs(folder: Path) -> Path:
 
 
 def _write_models(folder: Path, tokenizer_json: str) -> Any:
-    """A teacher of twelve layers, since recipes may name layers, and a student in a run folder."""
+    """Write a teacher with twelve layers, because recipes name layers, and a student in a run folder."""
     torch.manual_seed(5)
     size = {"vocab_size": vocabulary_of(tokenizer_json).size, "max_position_embeddings": _POSITIONS}
     teacher = BertForMaskedLM(
@@ -93,14 +95,8 @@ def _write_models(folder: Path, tokenizer_json: str) -> Any:
     for model, name in ((teacher, "teacher"), (student, "student/model")):
         (folder / name).mkdir(parents=True)
         save_model(model, folder / name, tokenizer_json)
+    (folder / "export").mkdir()
     return student
-
-
-def _write_exports(folder: Path, student: Any, tokenizer_json: str) -> None:
-    folder.mkdir()
-    write_bf16_folder(folder / "bf16", student, tokenizer_json)
-    for name in ("onnx", "onnx-int8"):
-        write_small_onnx(folder / name, str(folder.parent / "student" / "model"))
 
 
 def _write_raw_texts(folder: Path) -> None:

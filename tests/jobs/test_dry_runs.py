@@ -1,19 +1,22 @@
-"""Every recipe that is shipped can be planned: `--dry-run` with tiny files in place of what it reads."""
+"""Dry runs of all shipped recipes with small inputs, and the help of all jobs."""
 
+import importlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from jobs import job_names
 from tests.golden.record import DRY_RUNS, recorded
-from tests.jobs.recipe_inputs import write_inputs
-from tests.jobs.recipe_plans import RECIPES, overrides, plan_of, recipe_name
+from tests.jobs.recipe_inputs import job_of
+from tests.jobs.recipe_plans import RECIPES, input_values, plan_of, recipe_name, run_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-
-@pytest.fixture(scope="session")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_inputs(tmp_path_factory.mktemp("inputs"))
+# One recipe of each job, and its values that contain required inputs.
+FIRST = {job_of(recipe): recipe for recipe in reversed(RECIPES)}
+INPUTS = [(recipe, key) for recipe in FIRST.values() for key in input_values(recipe, Path("/"))
+          if key not in ("optional_paths", "stages")]  # fmt: skip
 
 
 def files(folder: Path) -> set[tuple[str, int]]:
@@ -26,13 +29,23 @@ def test_a_dry_run_of_a_shipped_recipe_prints_its_recorded_plan_and_writes_nothi
 ) -> None:
     before = files(inputs)
     plan = plan_of(recipe, inputs, tmp_path)
-    assert plan == recorded(DRY_RUNS).get(recipe_name(recipe)), "if that is meant: make golden"
+    assert plan == recorded(DRY_RUNS).get(recipe_name(recipe)), "if the change is intended: make golden"
     assert not list(tmp_path.iterdir())
     assert files(inputs) == before
 
 
-def test_a_location_without_a_fake_is_reported(inputs: Path, tmp_path: Path) -> None:
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("run_dir: runs/x\ncorpus_dir: /mnt/distilray/no-such\n")
-    with pytest.raises(AssertionError, match=r"nothing stands in for .*no-such"):
-        overrides(recipe, inputs, tmp_path)
+@pytest.mark.parametrize(("recipe", "key"), INPUTS, ids=[f"{recipe_name(recipe)}-{key}" for recipe, key in INPUTS])
+def test_a_missing_input_is_reported_in_one_line_that_names_it(
+    recipe: Path, key: str, inputs: Path, tmp_path: Path, error_line: Callable[[int], str]
+) -> None:
+    missing = input_values(recipe, tmp_path)[key]
+    assert str(tmp_path) in error_line(run_recipe(recipe, inputs, tmp_path / "run", f"{key}={missing}"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", job_names())
+def test_help_shows_the_command_and_exits_with_code_0(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        importlib.import_module(f"jobs.{name}").main(["--help"])
+    assert exit_info.value.code == 0
+    assert f"usage: python -m jobs.{name}" in capsys.readouterr().out

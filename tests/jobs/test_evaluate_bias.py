@@ -1,21 +1,20 @@
 import json
-import math
 from difflib import SequenceMatcher
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from distilray.config.evaluation import EvaluateBiasConfig
 from distilray.evaluation.bias.evaluate_bias import PAIRS_FILE, SCORES_FILE
 from distilray.export.onnx import onnx_graph
 from distilray.export.variants import write_onnx_folder
 from distilray.models.masked_lm import load_masked_lm
 from distilray.pretraining_data.tokenizer import read_tokenizer
-from jobs import evaluate_bias
-from tests.tiny.models import MAX_LENGTH, write_tiny_model
+from distilray.runtime.run_folder import read_manifest
+from tests.jobs.commands import file_names, read_json, run_job
+from tests.tiny.models import MAX_LENGTH, MAX_SEQ_LENGTH, write_tiny_model
 
 HEADER = ",sent_more,sent_less,stereo_antistereo,bias_type\n"
 SENTENCES = [
@@ -24,113 +23,110 @@ SENTENCES = [
     ("a good day in spain", "a bad day in italy", "stereo", "nationality"),
 ]
 WORDS = [("cat", "dog", "three"), ("street", "house", "of"), ("people", "many", "on")]
-
+LABELS = ("stereotype", "anti-stereotype", "unrelated")
+MODELS = ("teacher", "student")  # the first is the reference
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """Two models and small files in the layout of the two data sets."""
-    work = tmp_path_factory.mktemp("bias")
-    for name, architecture in (("teacher", "bert"), ("student", "distilbert")):
-        (work / name).mkdir()
-        write_tiny_model(work / name, architecture)
-    rows = [f'{number},"{more}","{less}",{rest[0]},{rest[1]}\n' for number, (more, less, *rest) in enumerate(SENTENCES)]
-    (work / "pairs.csv").write_text(HEADER + "".join(rows) + "9,,x,stereo,age\n")
-    labels = ("stereotype", "anti-stereotype", "unrelated")
-    entries = [
-        {
-            "target": words[0],
-            "bias_type": "race",
-            "context": "there is a BLANK.",
-            "sentences": [
-                {"gold_label": label, "sentence": f"there is a {word}."}
-                for label, word in zip(labels, words, strict=True)
-            ],
-        }
-        for words in WORDS
-    ]
-    (work / "dev.json").write_text(json.dumps({"data": {"intrasentence": entries, "intersentence": []}}))
-    return work
+def folder(tmp_path_factory):
+    """Two models and small files in the formats of CrowS-Pairs, with an empty sentence in line 5, and StereoSet."""
+    folder = tmp_path_factory.mktemp("bias")
+    for name, architecture in zip(MODELS, ("bert", "distilbert"), strict=True):
+        (folder / name).mkdir()
+        write_tiny_model(folder / name, architecture)
+    rows = [f'{number},"{more}","{less}",{kind},{bias}\n' for number, (more, less, kind, bias) in enumerate(SENTENCES)]
+    (folder / "pairs.csv").write_text(HEADER + "".join(rows) + "9,,x,stereo,age\n")
+    entries = []
+    for words in WORDS:
+        sentences = [
+            {"gold_label": label, "sentence": f"there is a {word}."} for label, word in zip(LABELS, words, strict=True)
+        ]
+        entry = {"target": words[0], "bias_type": "race", "context": "there is a BLANK.", "sentences": sentences}
+        entries.append(entry)
+    (folder / "dev.json").write_text(json.dumps({"data": {"intrasentence": entries, "intersentence": []}}))
+    return folder
 
 
-def run(folders, run_dir, *overrides):
-    run_dir.mkdir(parents=True, exist_ok=True)
+def run(folder, run_dir, *overrides):
     values = {
-        "run_dir": str(run_dir),
-        "models": {name: str(folders / name) for name in ("teacher", "student")},  # the first is the reference
-        "crows_pairs_path": str(folders / "pairs.csv"),
-        "stereoset_path": str(folders / "dev.json"),
+        "models": {name: str(folder / name) for name in MODELS},
+        "crows_pairs_path": str(folder / "pairs.csv"),
+        "stereoset_path": str(folder / "dev.json"),
         "max_bad_fraction": 0.3,
-        "batch_size": 4,
     }
-    recipe = run_dir.parent / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(values, sort_keys=False))
-    return evaluate_bias.main(["--recipe", str(recipe), *overrides])
+    return run_job("evaluate_bias", run_dir, *overrides, **values)
 
 
 @pytest.fixture(scope="module")
-def complete(folders, tmp_path_factory):
-    run_dir = tmp_path_factory.mktemp("run") / "run"
-    assert run(folders, run_dir) == 0
+def complete(folder, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("complete") / "run"
+    assert run(folder, run_dir) == 0
     return run_dir
 
 
 @pytest.fixture
 def scores(complete):
-    return json.loads((complete / SCORES_FILE).read_text())
+    return read_json(complete / SCORES_FILE)
 
 
-def plain_likelihoods(model_dir, more, less):
-    """Compute the scores of one pair token by token, with the full logits of transformers."""
+def pairs_of(run_dir):
+    return [json.loads(line) for line in (run_dir / PAIRS_FILE).read_text().splitlines()]
+
+
+def pair_likelihoods(model_dir, more, less):
+    """Return the scores of a pair, computed token by token with the full logits of transformers."""
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     model = AutoModelForMaskedLM.from_pretrained(model_dir).eval()
     sentences = [tokenizer(text, return_token_type_ids=False)["input_ids"] for text in (more, less)]
-    found = [0.0, 0.0]
+    likelihoods = [0.0, 0.0]
     for block in SequenceMatcher(None, *sentences).get_matching_blocks():
         for number, start in enumerate((block.a, block.b)):
-            for place in range(start, start + block.size):
+            for position in range(start, start + block.size):
                 ids = torch.tensor([sentences[number]])
-                token = int(ids[0, place])
+                token = int(ids[0, position])
                 if token in (tokenizer.cls_token_id, tokenizer.sep_token_id):
                     continue
-                ids[0, place] = tokenizer.mask_token_id
+                ids[0, position] = tokenizer.mask_token_id
                 with torch.no_grad():
-                    found[number] += float(model(ids).logits[0, place].double().log_softmax(0)[token])
-    return found
+                    likelihoods[number] += float(model(ids).logits[0, position].double().log_softmax(0)[token])
+    return likelihoods
 
 
-@pytest.mark.parametrize("name", ["teacher", "student"])
-def test_the_likelihoods_are_what_transformers_gives_token_by_token(folders, complete, name):
-    lines = [json.loads(line) for line in (complete / PAIRS_FILE).read_text().splitlines()]
-    assert [line["line"] for line in lines] == [2, 3, 4]
-    for line, (more, less, *_) in zip(lines, SENTENCES, strict=True):
-        assert line[name] == pytest.approx(plain_likelihoods(str(folders / name), more, less), abs=1e-4)
+@pytest.mark.parametrize("name", MODELS)
+def test_likelihoods_are_those_of_transformers_token_by_token(folder, complete, name):
+    pairs = pairs_of(complete)
+    assert [pair["line"] for pair in pairs] == [2, 3, 4]
+    for pair, (more, less, *_) in zip(pairs, SENTENCES, strict=True):
+        assert pair[name] == pytest.approx(pair_likelihoods(str(folder / name), more, less), abs=1e-4)
 
 
-def test_the_shares_are_those_of_the_likelihoods(complete, scores):
-    lines = [json.loads(line) for line in (complete / PAIRS_FILE).read_text().splitlines()]
-    for name in ("teacher", "student"):
-        found = scores["crows_pairs"]["scores"][name]
-        assert found["overall"]["share"] == np.mean([line[name][0] > line[name][1] for line in lines])
-        assert found["overall"]["pairs"] == 3
-    teacher, student = (scores["crows_pairs"]["scores"][name]["overall"] for name in ("teacher", "student"))
-    assert student["delta"] == pytest.approx(student["share"] - teacher["share"])
-    assert "delta" not in teacher
-
-
-def test_skipped_rows_are_in_the_scores_and_reported_in_one_line(folders, tmp_path, scores, caplog):
+def test_shares_are_those_of_the_likelihoods_and_skipped_rows_are_counted(complete, scores):
+    pairs = pairs_of(complete)
+    overall = {name: scores["crows_pairs"]["scores"][name]["overall"] for name in MODELS}
+    for name in MODELS:
+        assert overall[name]["share"] == np.mean([pair[name][0] > pair[name][1] for pair in pairs])
+        assert overall[name]["pairs"] == 3
+    assert overall["student"]["delta"] == pytest.approx(overall["student"]["share"] - overall["teacher"]["share"])
+    assert "delta" not in overall["teacher"]
     assert scores["crows_pairs"]["dropped"] == {"an empty sentence": 1}
-    assert run(folders, tmp_path / "run") == 0
-    messages = [record.getMessage() for record in caplog.records if "pairs.csv" in record.getMessage()]
-    assert len(messages) == 1
-    assert "line 5: an empty sentence" in messages[0]
 
 
-def test_the_card_examples_are_printed_first_and_the_limits_last(folders, tmp_path, capsys):
-    assert run(folders, tmp_path / "run") == 0
-    out = " ".join(capsys.readouterr().out.split())
+def test_each_probe_has_the_best_answers_of_every_model_in_order(scores):
+    for row in [*scores["probes"]["card"], *scores["probes"]["table"]]:
+        assert list(row["answers"]) == ["teacher", "student"]
+        for answers in row["answers"].values():
+            values = [answer["score"] for answer in answers]
+            assert values == sorted(values, reverse=True)
+            assert len(values) == 5
+
+
+def test_the_output_starts_with_the_card_examples_and_ends_with_the_limitations(folder, tmp_path, capsys, caplog):
+    assert run(folder, tmp_path / "run") == 0
+    (message,) = [record.getMessage() for record in caplog.records if "pairs.csv" in record.getMessage()]
+    assert "line 5: an empty sentence" in message
+    output = " ".join(capsys.readouterr().out.split())
     order = [
         "The White man worked as a [MASK].",
         "The Black woman",
@@ -138,114 +134,66 @@ def test_the_card_examples_are_printed_first_and_the_limits_last(folders, tmp_pa
         "groups: mean",
         "CrowS-Pairs: % of",
         "StereoSet, intra",
+        "not prove fairness",
     ]
-    places = [out.index(text) for text in [*order, "not prove fairness"]]
-    assert places == sorted(places)
-    assert "teacher (reference)" in out
+    positions = [output.index(text) for text in order]
+    assert positions == sorted(positions)
+    scores = read_json(tmp_path / "run" / SCORES_FILE)
+    overall = {name: scores["crows_pairs"]["scores"][name]["overall"] for name in MODELS}
+    stereoset = [scores["stereoset"]["scores"][name]["overall"] for name in MODELS]
+    cells = [f"{each['lms']:.1f} / {each['ss']:.1f} / {each['icat']:.1f}" for each in stereoset]
+    cells += [f"{100 * overall['teacher']['share']:.1f} (", f"{100 * overall['student']['delta']:+.1f} ("]
+    for text in ("2 model(s)", "teacher (reference)", "overall (3)", "dropped rows: 1 an empty sentence", *cells):
+        assert text in output
 
 
-def test_each_probe_has_answers_of_every_model(scores):
-    for row in [*scores["probes"]["card"], *scores["probes"]["table"]]:
-        assert list(row["answers"]) == ["teacher", "student"]
-        for answers in row["answers"].values():
-            assert len(answers) == 5
-            values = [answer["score"] for answer in answers]
-            assert values == sorted(values, reverse=True)
+def test_a_copy_of_the_reference_makes_the_same_choices(folder, tmp_path):
+    assert run(folder, tmp_path / "run", f"models.student={folder}/teacher") == 0
+    scores = read_json(tmp_path / "run" / SCORES_FILE)
+    assert scores["crows_pairs"]["scores"]["student"]["overall"]["delta"] == 0.0
+    assert scores["crows_pairs"]["scores"]["student"]["overall"]["same_choice"] == 1.0
+    assert scores["stereoset"]["scores"]["student"]["overall"]["icat_delta"] == 0.0
+    assert scores["probes"]["scores"]["student"]["overlap"]["with_reference"] == 1.0
 
 
-def test_a_copy_of_the_reference_inherits_everything(folders, tmp_path):
-    assert run(folders, tmp_path / "run", f"models.student={folders}/teacher") == 0
-    found = json.loads((tmp_path / "run" / SCORES_FILE).read_text())
-    assert found["crows_pairs"]["scores"]["student"]["overall"]["delta"] == 0.0
-    assert found["crows_pairs"]["scores"]["student"]["overall"]["same_choice"] == 1.0
-    assert found["stereoset"]["scores"]["student"]["overall"]["icat_delta"] == 0.0
-    assert found["probes"]["scores"]["student"]["overlap"]["with_reference"] == 1.0
+def test_the_batch_size_does_not_change_the_scores(folder, scores, tmp_path):
+    assert run(folder, tmp_path / "run", "batch_size=3", "probes=false") == 0
+    others = read_json(tmp_path / "run" / SCORES_FILE)
+    assert others["crows_pairs"] == scores["crows_pairs"]
+    assert others["stereoset"] == scores["stereoset"]
 
 
-@pytest.mark.parametrize("batch_size", [1, 64])
-def test_the_batch_size_does_not_change_the_scores(folders, scores, tmp_path, batch_size):
-    assert run(folders, tmp_path / "run", f"batch_size={batch_size}") == 0
-    found = json.loads((tmp_path / "run" / SCORES_FILE).read_text())
-    assert found["crows_pairs"] == scores["crows_pairs"]
-    assert found["stereoset"] == scores["stereoset"]
+def test_the_order_of_the_models_is_part_of_the_identity_of_a_run(folder, complete, error_line):
+    swapped = f"models={{student: {folder}/student, teacher: {folder}/teacher}}"
+    assert "different models" in error_line(run(folder, complete, swapped))
 
 
-def test_two_runs_have_the_same_content_and_a_complete_one_is_skipped(folders, complete, tmp_path, capsys):
-    assert run(folders, tmp_path / "run") == 0
-    hashes = {json.loads((each / "manifest.json").read_text())["content_hash"] for each in (complete, tmp_path / "run")}
-    assert len(hashes) == 1
-    capsys.readouterr()
-    assert run(folders, tmp_path / "run") == 0
-    assert "skipped" in capsys.readouterr().out
+def test_a_dry_run_counts_rows_that_every_model_can_read_and_writes_nothing(folder, teacher_dir, tmp_path, capsys):
+    too_long = "good " * (MAX_SEQ_LENGTH + 1)  # for one of the models
+    assert len(too_long.split()) + 3 < MAX_LENGTH
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text((folder / "pairs.csv").read_text() + f"9,{too_long},bad {too_long},stereo,age\n")
+    overrides = (f"models.student={teacher_dir}", f"crows_pairs_path={pairs}", "max_bad_fraction=0.5")
+    assert run(folder, tmp_path / "run", *overrides, "--dry-run") == 0
+    output = capsys.readouterr().out
+    for text in ("3 pairs", "3 examples", "an empty sentence", "'longer than the maximum length': 1"):
+        assert text in output
+    assert file_names(tmp_path) == {"pairs.csv", "recipe.yaml"}
 
 
-def test_another_order_of_the_models_is_another_run(folders, tmp_path, capfd):
-    assert run(folders, tmp_path / "run") == 0
-    turned = f"models={{student: {folders}/student, teacher: {folders}/teacher}}"
-    assert run(folders, tmp_path / "run", turned) == 2
-    assert "different models" in capfd.readouterr().err
+def test_too_many_bad_rows_are_reported_with_their_positions(folder, tmp_path, capfd):
+    assert run(folder, tmp_path / "run", "max_bad_fraction=0.1") == 1
+    errors = capfd.readouterr().err
+    assert "1 of 4 rows" in errors
+    assert "pairs.csv, line 5: an empty sentence" in errors
 
 
-def test_a_dry_run_prints_the_plan_and_writes_nothing(folders, tmp_path, capsys):
-    assert run(folders, tmp_path / "run", "--dry-run") == 0
-    out = capsys.readouterr().out
-    assert "3 pairs" in out
-    assert "3 examples" in out
-    assert "an empty sentence" in out
-    assert list((tmp_path / "run").iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("crows_pairs_path=none.csv", "none.csv"),
-        ("stereoset_path=none.json", "none.json"),
-        ("models.student=none", "none"),
-        ("models={}", "models"),
-        ("models.bad name=x", "models"),
-        ("models.teacher_config=x", "teacher_config"),
-        ("stereoset_scoring=mine", "stereoset_scoring"),
-    ],
-)
-def test_bad_input_is_reported_in_one_line_that_names_it(folders, tmp_path, capfd, override, message):
-    assert run(folders, tmp_path / "run", override) == 2
-    lines = capfd.readouterr().err.splitlines()
-    assert len(lines) == 1
-    assert message in lines[0]
-
-
-def test_too_many_bad_rows_are_reported_with_their_positions(folders, tmp_path, capfd):
-    assert run(folders, tmp_path / "run", "max_bad_fraction=0.1") == 1
-    err = capfd.readouterr().err
-    assert "1 of 4 rows" in err
-    assert "pairs.csv, line 5: an empty sentence" in err
-
-
-def test_a_pair_that_one_model_cannot_read_is_left_out_for_all(folders, tmp_path, capsys):
-    long = "good " * MAX_LENGTH
-    (tmp_path / "pairs.csv").write_text((folders / "pairs.csv").read_text() + f"9,{long},bad {long},stereo,age\n")
-    change = f"crows_pairs_path={tmp_path}/pairs.csv"
-    assert run(folders, tmp_path / "run", change, "max_bad_fraction=0.5", "--dry-run") == 0
-    assert "'longer than the maximum length': 1" in capsys.readouterr().out
-
-
-def test_a_recipe_that_asks_nothing_is_refused():
-    with pytest.raises(ValueError, match="nothing to evaluate"):
-        EvaluateBiasConfig(run_dir="x", models={"one": "x"}, probes=False)
-
-
-def test_the_pseudo_likelihoods_are_those_of_probabilities(complete):
-    for line in (complete / PAIRS_FILE).read_text().splitlines():
-        assert all(math.isfinite(value) and value < 0 for value in json.loads(line)["student"])
-
-
-@pytest.mark.slow  # the export
-def test_an_onnx_folder_says_what_its_torch_model_says(folders, tmp_path):
-    model = load_masked_lm(str(folders / "student"))
-    write_onnx_folder(tmp_path / "onnx", model, read_tokenizer(str(folders / "student")), onnx_graph(model))
-    models = f"models={{student: {folders}/student, onnx: {tmp_path}/onnx}}"
-    assert run(folders, tmp_path / "run", models) == 0
-    for line in (tmp_path / "run" / PAIRS_FILE).read_text().splitlines():
-        assert json.loads(line)["onnx"] == pytest.approx(json.loads(line)["student"], abs=1e-3)
-    inputs = json.loads((tmp_path / "run" / "manifest.json").read_text())["run"]["inputs"]
+@pytest.mark.slow  # the export takes seconds
+def test_an_onnx_folder_has_the_likelihoods_of_its_model(folder: Path, tmp_path: Path) -> None:
+    model = load_masked_lm(str(folder / "student"))
+    write_onnx_folder(tmp_path / "onnx", model, read_tokenizer(str(folder / "student")), onnx_graph(model))
+    assert run(folder, tmp_path / "run", f"models={{student: {folder}/student, onnx: {tmp_path}/onnx}}") == 0
+    for pair in pairs_of(tmp_path / "run"):
+        assert pair["onnx"] == pytest.approx(pair["student"], abs=1e-3)
+    inputs = read_manifest(str(tmp_path / "run"))["run"]["inputs"]
     assert inputs["models.onnx"] == f"{tmp_path}/onnx/model.onnx"

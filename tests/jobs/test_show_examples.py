@@ -1,5 +1,5 @@
-import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -8,77 +8,61 @@ from pathlib import Path
 import pytest
 
 from jobs import show_examples
-from tests.tiny.models import write_tokenizer
-from tests.tiny.shards import write_shards
-
-
-@pytest.fixture(scope="module")
-def shards_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shards")
-    return write_shards(folder / "run", write_tokenizer(folder / "tokenizer"))
-
-
-def shown(capfd, *arguments):
-    code = show_examples.main(list(arguments))
-    out, err = capfd.readouterr()
-    return code, out, err.splitlines()
-
-
-def test_rows_are_printed_plain_when_not_on_a_terminal(shards_dir, capfd):
-    code, out, err = shown(capfd, shards_dir, "--rows", "3", "--start", "2")
-    assert (code, err) == (0, [])
-    assert [line.split(":")[0] for line in out.splitlines() if line.startswith("row ")] == ["row 2", "row 3", "row 4"]
-    assert "[MASK]{" in out
-    assert "\x1b" not in out
-
-
-def test_masks_are_coloured_when_asked_for(shards_dir, capfd, monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    _, out, _ = shown(capfd, shards_dir)
-    assert "\x1b[1;33m[MASK]{" in out
-
-
-def test_the_held_out_split_is_shown_when_asked_for(shards_dir, capfd):
-    _, train, _ = shown(capfd, shards_dir)
-    _, heldout, _ = shown(capfd, shards_dir, "--split", "heldout")
-    assert train != heldout
 
 
 @pytest.fixture
-def copied(shards_dir, tmp_path):
-    return Path(shutil.copytree(shards_dir, tmp_path / "copy"))
+def show(capfd):
+    """Return a function that runs the command and returns its output."""
+
+    def show(*arguments):
+        assert show_examples.main(list(arguments)) == 0
+        output = capfd.readouterr()
+        assert output.err == ""
+        return output.out
+
+    return show
 
 
-def test_a_folder_without_a_run_is_reported_in_one_line(tmp_path, capfd):
-    code, out, err = shown(capfd, str(tmp_path))
-    assert (code, out, len(err)) == (2, "", 1)
-    assert f"{tmp_path}: no manifest.json" in err[0]
+def test_rows_are_printed_without_colors_when_not_on_a_terminal(shards_dir, show):
+    output = show(shards_dir, "--rows", "3", "--start", "2")
+    assert re.findall(r"^row \d+", output, re.M) == ["row 2", "row 3", "row 4"]
+    assert "[MASK]{" in output
+    assert "\x1b" not in output
 
 
-def test_a_torn_shard_is_reported_in_one_line_that_names_it(copied, capfd):
-    file = sorted((copied / "shards").glob("train-*"))[0]
-    file.write_bytes(file.read_bytes()[:-9])
-    code, _, err = shown(capfd, str(copied))
-    assert (code, len(err)) == (2, 1)
-    assert file.name in err[0]
+def test_masks_are_colored_on_request(shards_dir, show, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert "\x1b[1;33m[MASK]{" in show(shards_dir)
 
 
-def test_a_missing_tokenizer_is_one_line_that_names_it(copied, capfd):
-    (copied / "tokenizer.json").unlink()
-    code, _, err = shown(capfd, str(copied))
-    assert (code, len(err)) == (2, 1)
-    assert "tokenizer.json" in err[0]
+def test_the_held_out_split_has_other_rows(shards_dir, show):
+    train, heldout = show(shards_dir), show(shards_dir, "--split", "heldout")
+    assert train != heldout
+    for output in (train, heldout):
+        assert re.findall(r"^row \d+", output, re.M) == [f"row {number}" for number in range(5)]
 
 
-def test_a_run_of_another_job_is_reported_in_one_line(copied, capfd):
-    file = copied / "manifest.json"
-    manifest = json.loads(file.read_text())
-    manifest["content"]["job"] = "distill"
-    file.write_text(json.dumps(manifest))
-    code, _, err = shown(capfd, str(copied))
-    assert (code, len(err)) == (2, 1)
-    assert "written by distill" in err[0]
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("manifest.json", None, "{folder}: no manifest.json"),
+        ("manifest.json", (b'"encode_corpus"', b'"distill"'), "written by distill"),
+        ("tokenizer.json", None, "tokenizer.json"),
+        ("shards/train-*", (b"ARROW1", b"ARROW"), "{folder}/shards/train-"),
+    ],
+    ids=["no run", "run of another job", "no tokenizer", "truncated shard"],
+)
+def test_a_missing_or_damaged_file_is_reported_in_one_line(shards_dir, tmp_path, error_line, file, change, message):
+    folder = Path(shutil.copytree(shards_dir, tmp_path / "copy"))
+    path = min(folder.glob(file))
+    if change is None:
+        path.unlink()
+    else:
+        before, after = change
+        assert before in path.read_bytes()
+        path.write_bytes(path.read_bytes().replace(before, after))
+    assert message.format(folder=folder) in error_line(show_examples.main([str(folder)]))
 
 
 @pytest.mark.parametrize(
@@ -92,13 +76,11 @@ def test_a_run_of_another_job_is_reported_in_one_line(copied, capfd):
         ("--epoch", "-1"),
     ],
 )
-def test_a_row_that_does_not_exist_is_reported_in_one_line_and_nothing_else(shards_dir, capfd, option, value):
-    code, out, err = shown(capfd, shards_dir, option, value)
-    assert (code, out, len(err)) == (2, "", 1)
-    assert option in err[0]
+def test_a_row_that_does_not_exist_is_reported_in_one_line(shards_dir, error_line, option, value):
+    assert option in error_line(show_examples.main([shards_dir, option, value]))
 
 
-def test_a_reader_that_leaves_is_not_an_error(shards_dir, root):
+def test_a_closed_pipe_is_not_an_error_message(shards_dir, root):
     process = subprocess.Popen(
         [sys.executable, "-m", "jobs.show_examples", shards_dir],
         cwd=root,

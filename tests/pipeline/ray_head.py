@@ -11,17 +11,35 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 RAY = str(Path(sys.executable).with_name("ray"))
 START_S = 120  # usually 5
 JOB_S = 240  # usually 15
 RECIPE = "jobs/recipes/build_corpus/quickstart.yaml"
-COMMAND = ["python", "-m", "jobs.build_corpus", "--recipe", RECIPE]
 
-Wrapper = subprocess.Popen[str]
+
+class Result(NamedTuple):
+    """Exit code, stdout (the log of the job) and stderr of `jobs.submit`."""
+
+    code: int
+    log: str
+    errors: str
+
+
+@dataclass(frozen=True)
+class Wrapper:
+    """Running `jobs.submit`."""
+
+    process: subprocess.Popen[str]
+
+    def result(self) -> Result:
+        """Wait for the exit of the command."""
+        log, errors = self.process.communicate(timeout=JOB_S)
+        return Result(self.process.returncode, log, errors)
 
 
 @dataclass(frozen=True)
@@ -48,13 +66,11 @@ class Head:
         with urllib.request.urlopen(request, timeout=30) as response:
             return response.read().decode()
 
-    def submit(
-        self, checkout: Path, *arguments: str, command: Sequence[str] = COMMAND
-    ) -> subprocess.CompletedProcess[str]:
-        """Submit a command, by default the corpus job, from a checkout with `ray job submit`, as in the README."""
+    def submit(self, checkout: Path, *command: str) -> subprocess.CompletedProcess[str]:
+        """Submit a command from a checkout with `ray job submit`, as in the README."""
         options = ["--address", self.address, "--working-dir", ".", "--runtime-env", "jobs/runtime_env.yaml"]
         return subprocess.run(
-            [RAY, "job", "submit", *options, "--", *command, *arguments],
+            [RAY, "job", "submit", *options, "--", *command],
             cwd=checkout,
             env={**clean_environment(), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token},
             capture_output=True,
@@ -66,14 +82,9 @@ class Head:
         """Start `python -m jobs.submit` from a checkout, with the token of the head by default."""
         environment = {**clean_environment(), "PYTHONPATH": "platform", "HOME": str(checkout.parent)}
         environment["RAY_AUTH_TOKEN"] = self.token if token is None else token
-        return subprocess.Popen(
-            [sys.executable, "-m", "jobs.submit", "--address", address or self.address, *arguments],
-            cwd=checkout,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        command = [sys.executable, "-m", "jobs.submit", "--address", address or self.address, *arguments]
+        pipe = subprocess.PIPE
+        return Wrapper(subprocess.Popen(command, cwd=checkout, env=environment, stdout=pipe, stderr=pipe, text=True))
 
 
 def clean_environment() -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Files, jobs, recipes and make targets in the documentation exist."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,13 +33,6 @@ def targets_of(text: str) -> list[str]:
     return [target for code in CODE.findall(text) for target in TARGET.findall(code)]
 
 
-def missing(pages: dict[Path, str], pattern: re.Pattern[str], existing: Iterable[str]) -> list[str]:
-    """Return the names on all pages that match a pattern and do not exist."""
-    known = set(existing)
-    matches = [(file, name) for file, text in pages.items() for name in pattern.findall(text)]
-    return [f"{file.name}: {name}" for file, name in matches if name not in known]
-
-
 def test_links_and_targets_are_recognized() -> None:
     page = "[a](b.md#c) ![p](d.svg) [w](https://x.org) [h](#top) make sure `make check`\n"
     assert relative_links(page) == ["b.md", "d.svg"]
@@ -55,17 +48,13 @@ def test_every_linked_file_exists(pages: dict[Path, str]) -> None:
     assert not [f"{file.name}: {target}" for file, target in links if not (file.parent / target).exists()]
 
 
-def test_every_job_exists(pages: dict[Path, str], root: Path) -> None:
-    jobs = [file.stem for file in (root / "jobs").glob("*.py")]
-    assert not missing(pages, JOB, [*jobs, ANY_JOB])
-
-
-def test_every_recipe_exists(pages: dict[Path, str], root: Path) -> None:
-    recipes = [file.relative_to(root).as_posix() for file in (root / "jobs").rglob("*.yaml")]
-    assert not missing(pages, RECIPE, recipes)
-
-
-def test_every_make_target_exists(pages: dict[Path, str], root: Path) -> None:
-    rules = set(RULE.findall((root / "Makefile").read_text(encoding="utf-8")))
-    targets = [(file, target) for file, text in pages.items() for target in targets_of(text)]
-    assert not [f"{file.name}: make {target}" for file, target in targets if target not in rules]
+@pytest.mark.parametrize("kind", ["jobs", "recipes", "make targets"])
+def test_everything_that_a_page_names_exists(kind: str, pages: dict[Path, str], root: Path) -> None:
+    find: Callable[[str], list[str]]
+    if kind == "jobs":
+        find, existing = JOB.findall, {ANY_JOB, *(file.stem for file in (root / "jobs").glob("*.py"))}
+    elif kind == "recipes":
+        find, existing = RECIPE.findall, {file.relative_to(root).as_posix() for file in (root / "jobs").rglob("*.yaml")}
+    else:
+        find, existing = targets_of, set(RULE.findall((root / "Makefile").read_text(encoding="utf-8")))
+    assert not [f"{file.name}: {name}" for file, text in pages.items() for name in find(text) if name not in existing]

@@ -48,28 +48,29 @@ def code_of(notebook):
     return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
 
 
-def execute(notebook, monkeypatch, root, *, folder, url, known=None):
-    """Run all cells in the folder of the notebook, like Jupyter, and return the namespace.
+@pytest.fixture
+def execute(notebook, monkeypatch, root):
+    """Return a function that runs all cells in the folder of the notebook, like Jupyter, and returns the namespace."""
 
-    Args:
-        known: replaces the texts and words that the notebook evaluates.
-    """
-    monkeypatch.chdir((root / NOTEBOOK).parent)
-    monkeypatch.setenv("DISTILRAY_MODEL_DIR", folder)
-    monkeypatch.setenv("DISTILRAY_URL", url)
-    namespace = {"__name__": "__main__"}
-    for number, code in enumerate(code_of(notebook)):
-        exec(compile(code, f"cell {number}", "exec"), namespace)
-        if known is not None and code.startswith("known ="):
-            namespace["known"] = known
-    return namespace
+    def execute(model_dir, url, known=None):
+        monkeypatch.chdir((root / NOTEBOOK).parent)
+        monkeypatch.setenv("DISTILRAY_MODEL_DIR", model_dir)
+        monkeypatch.setenv("DISTILRAY_URL", url)
+        namespace = {"__name__": "__main__"}
+        for number, code in enumerate(code_of(notebook)):
+            exec(compile(code, f"cell {number}", "exec"), namespace)
+            if known is not None and code.startswith("known ="):
+                namespace["known"] = known  # instead of the texts and words that the notebook evaluates
+        return namespace
+
+    return execute
 
 
-def test_it_fills_masks_evaluates_and_uses_the_service(notebook, monkeypatch, root, model_dir, service, capsys):
+def test_it_fills_masks_evaluates_and_uses_the_service(execute, model_dir, service, capsys):
     model, text = FillMask.load(model_dir, dtype="float32"), "Paris is the [MASK] of France."
     best = model.fill([text], top_k=10)[0][0]
     known = [(text, best[0].token_str), (text, best[3].token_str), (text, "no such word")]
-    namespace = execute(notebook, monkeypatch, root, folder=model_dir, url=service, known=known)
+    namespace = execute(model_dir, service, known)
     assert namespace["ranks"] == [1, 4, None]
     assert namespace["scores"] == pytest.approx({"hit@1": 1 / 3, "hit@5": 2 / 3, "hit@10": 2 / 3, "mrr": 1.25 / 3})
     assert namespace["answers"]["/score"] == [best[0].token_str]
@@ -79,15 +80,14 @@ def test_it_fills_masks_evaluates_and_uses_the_service(notebook, monkeypatch, ro
     assert best[0].sequence in capsys.readouterr().out
 
 
-def test_without_a_service_it_shows_how_to_start_one(notebook, monkeypatch, root, model_dir, free_port, capsys):
-    namespace = execute(notebook, monkeypatch, root, folder=model_dir, url=f"http://127.0.0.1:{free_port()}")
-    assert namespace["answers"] == {}
+def test_without_a_service_it_shows_how_to_start_one(execute, model_dir, free_port, capsys):
+    assert execute(model_dir, f"http://127.0.0.1:{free_port()}")["answers"] == {}
     assert "make serve starts the service" in capsys.readouterr().out
 
 
-def test_without_a_model_it_shows_how_to_get_one(notebook, monkeypatch, root):
+def test_without_a_model_it_shows_how_to_get_one(execute):
     with pytest.raises(SystemExit, match="run make quickstart, or set DISTILRAY_MODEL_DIR"):
-        execute(notebook, monkeypatch, root, folder="no-such-model", url="")
+        execute("no-such-model", "")
 
 
 def test_it_contains_the_sample_code_of_the_model_card(notebook):

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 from unittest.mock import patch
 
 import pytest
 from huggingface_hub import ModelCard
 
 from distilray import pipeline
+from distilray.runtime.run_folder import read_manifest
 from jobs import run_pipeline
 
 pytestmark = pytest.mark.slow
@@ -35,6 +37,24 @@ PIPELINE = "jobs/pipelines/quickstart.yaml"
 LIMIT_S = 600
 
 
+class Result(NamedTuple):
+    """Output and exit code of a run."""
+
+    output: str
+    errors: str
+    code: int
+
+
+class Quickstart(NamedTuple):
+    """Folder of the stages, session ids of the processes, and the results of three runs."""
+
+    runs: Path
+    sessions: list[str]
+    interrupted: Result
+    resumed: Result
+    repeated: Result
+
+
 def start(root: Path, folder: Path) -> subprocess.Popen[str]:
     """Start the quickstart like a shell, in its own process group, which receives Ctrl-C."""
     return subprocess.Popen(
@@ -48,86 +68,77 @@ def start(root: Path, folder: Path) -> subprocess.Popen[str]:
     )
 
 
+def result_of(process: subprocess.Popen[str]) -> Result:
+    return Result(*process.communicate(timeout=LIMIT_S), process.returncode)
+
+
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory, root):
-    """Three runs in one folder: interrupted by Ctrl-C during teacher training, resumed, and run again.
-
-    The last run is in this process, and must not start Ray.
-    """
+    """Interrupt the pipeline during teacher training, resume it, and run it again in this process without Ray."""
     folder = tmp_path_factory.mktemp("quickstart")
+    runs = folder / "runs" / "quickstart"
     first = start(root, folder)
-    metrics = folder / "runs" / "quickstart" / "teacher" / "metrics.jsonl"
     deadline = time.monotonic() + LIMIT_S
-    while not metrics.exists() and first.poll() is None and time.monotonic() < deadline:
+    while not (runs / "teacher/metrics.jsonl").exists() and first.poll() is None and time.monotonic() < deadline:
         time.sleep(0.2)
     os.killpg(first.pid, signal.SIGINT)
-    runs = [(*first.communicate(timeout=LIMIT_S), first.returncode)]
+    interrupted = result_of(first)
     second = start(root, folder)
-    runs.append((*second.communicate(timeout=LIMIT_S), second.returncode))
-    output, errors = io.StringIO(), io.StringIO()
+    resumed = result_of(second)
     with (
         contextlib.chdir(folder),
-        contextlib.redirect_stdout(output),
-        contextlib.redirect_stderr(errors),
+        contextlib.redirect_stdout(io.StringIO()) as output,
+        contextlib.redirect_stderr(io.StringIO()) as errors,
         patch.object(pipeline, "_open_session", lambda _: pytest.fail("starts Ray")),
     ):
         code = run_pipeline.main([str(root / PIPELINE), *OVERRIDES])
-    runs.append((output.getvalue(), errors.getvalue(), code))
-    return folder / "runs" / "quickstart", runs
+    repeated = Result(output.getvalue(), errors.getvalue(), code)
+    return Quickstart(runs, [str(first.pid), str(second.pid)], interrupted, resumed, repeated)
 
 
 def test_ctrl_c_prints_one_line_that_tells_how_to_resume(quickstart):
-    _, ((_, errors, code), _, _) = quickstart
-    lines = [text for text in errors.splitlines() if "steps" not in text and "MB" not in text]
-    assert code == 130
+    lines = [line for line in quickstart.interrupted.errors.splitlines() if "steps" not in line and "MB" not in line]
+    assert quickstart.interrupted.code == 130
     assert lines[-1] == "run_pipeline: interrupted; run the same command again to resume"
-    assert "Traceback" not in errors
+    assert "Traceback" not in quickstart.interrupted.errors
 
 
-def test_the_second_run_skips_completed_stages_and_runs_the_others(quickstart):
-    _, (_, (output, errors, code), _) = quickstart
-    assert code == 0, errors
-    skipped = [text.partition(":")[0] for text in output.splitlines() if "skipped" in text]
+def test_the_second_run_skips_complete_stages_and_the_third_all_of_them(quickstart):
+    assert quickstart.resumed.code == 0, quickstart.resumed.errors
+    skipped = [line.partition(":")[0] for line in quickstart.resumed.output.splitlines() if "skipped" in line]
     assert skipped == ["build_corpus", "encode_corpus"]
+    assert quickstart.repeated.code == 0, quickstart.repeated.errors
+    assert quickstart.repeated.output.count("skipped)") == 7
 
 
-def test_the_answers_are_recorded(quickstart):
-    runs, (_, (output, _, _), _) = quickstart
-    recorded = [each["answer"] for each in json.loads((runs / "service/answers.json").read_text())]
-    assert recorded == [json.loads(text.strip().removeprefix("-> ")) for text in output.splitlines() if "  -> " in text]
+@pytest.mark.parametrize(
+    "line",
+    [
+        r"build_corpus: kept 97 of 206 documents \(109 dropped: \d+ redirect, .*\), [\d,]+ sentences.*, [\d,]+ words",
+        r"train_teacher: 3 steps, loss [\d.]+, .* tokens/s in \d",
+        r"distill: 3 steps, loss [\d.]+, ce [\d.]+, mlm [\d.]+, cos [\d.]+",
+        r"write_report: report.html, README.md of 5 runs; missing: evaluate_glue, ",
+        r"check_service: 2 requests answered in \d",
+    ],
+    ids=lambda line: line.partition(":")[0],
+)
+def test_each_stage_prints_one_line_with_its_counts(quickstart, line):
+    assert re.search(f"^{line}", quickstart.resumed.output, re.M)
 
 
-def test_a_complete_pipeline_runs_no_stage_again(quickstart):
-    _, (_, _, (output, errors, code)) = quickstart
-    assert code == 0, errors
-    assert output.count("skipped)") == 7
-
-
-def test_each_stage_prints_one_line_with_its_counts(quickstart):
-    _, (_, (output, _, _), _) = quickstart
-    kept = (
-        r"^build_corpus: kept 97 of 206 documents \(109 dropped: \d+ redirect, .*\), [\d,]+ sentences.*, [\d,]+ words"
-    )
-    assert re.search(kept, output, re.M)
-    assert re.search(r"^train_teacher: 3 steps, loss [\d.]+, .* tokens/s in \d", output, re.M)
-    assert re.search(r"^distill: 3 steps, loss [\d.]+, ce [\d.]+, mlm [\d.]+, cos [\d.]+", output, re.M)
-    assert re.search(r"^write_report: report.html, README.md of 5 runs; missing: evaluate_glue, ", output, re.M)
-    assert re.search(r"^check_service: 2 requests answered in \d", output, re.M)
-
-
-def test_the_output_ends_with_the_table_and_both_responses(quickstart):
-    _, (_, (output, _, _), _) = quickstart
-    table, _, answers = output.partition("POST /score")
+def test_the_output_ends_with_the_table_and_the_recorded_responses(quickstart):
+    table, _, responses = quickstart.resumed.output.partition("POST /score")
     assert "hit@10" in table.rpartition("check_service:")[2]
-    first, second = (json.loads(text.strip().removeprefix("-> ")) for text in answers.splitlines() if "->" in text)
-    assert len(first) == 1
-    assert isinstance(first[0], str)
-    assert [set(candidate) for candidate in second] == [{"score", "token", "token_str", "sequence"}] * 3
+    printed = [json.loads(line.strip().removeprefix("-> ")) for line in responses.splitlines() if "  -> " in line]
+    recorded = json.loads((quickstart.runs / "service/answers.json").read_text())
+    assert printed == [each["answer"] for each in recorded]
+    (word,), candidates = printed
+    assert isinstance(word, str)
+    assert [set(candidate) for candidate in candidates] == [{"score", "token", "token_str", "sequence"}] * 3
 
 
 def test_every_stage_writes_a_complete_run_that_refers_to_its_input(quickstart):
-    runs, _ = quickstart
-    manifests = {file.parent.name: json.loads(file.read_text()) for file in runs.glob("*/manifest.json")}
+    manifests = {file.parent.name: read_manifest(str(file.parent)) for file in quickstart.runs.glob("*/manifest.json")}
     assert set(manifests) == {"corpus", "shards", "teacher", "student", "fill_mask", "report", "service"}
     for name, upstream, role in (
         ("shards", "corpus", "corpus"),
@@ -138,9 +149,9 @@ def test_every_stage_writes_a_complete_run_that_refers_to_its_input(quickstart):
 
 
 def test_the_report_and_the_card_show_the_results_of_the_runs(quickstart):
-    runs, _ = quickstart
-    page, card = (runs / "report/report.html").read_text(), ModelCard((runs / "report/README.md").read_text())
-    scores = json.loads((runs / "fill_mask/scores.json").read_text())
+    report = quickstart.runs / "report"
+    page, card = (report / "report.html").read_text(), ModelCard((report / "README.md").read_text())
+    scores = json.loads((quickstart.runs / "fill_mask/scores.json").read_text())
     measured = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert measured["hit@10"] == scores["student"]["hit@10"]
     assert "97 documents, 17,969 sentences" in page
@@ -149,5 +160,5 @@ def test_the_report_and_the_card_show_the_results_of_the_runs(quickstart):
 
 
 def test_no_process_of_the_pipeline_remains(quickstart):
-    processes = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    assert "jobs.run_pipeline" not in processes
+    processes = subprocess.run(["ps", "-eo", "sid,args"], capture_output=True, text=True, check=True).stdout
+    assert not [line for line in processes.splitlines() if line.split()[0] in quickstart.sessions]

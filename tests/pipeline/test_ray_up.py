@@ -14,8 +14,6 @@ from pathlib import Path
 import pytest
 
 from tests.pipeline.loopback_ssh import HEAD, RAY, WORKER, Machines, loopback_machines, missing, write_cluster
-from tests.tiny.models import write_teacher, write_tokenizer
-from tests.tiny.shards import write_shards
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=str(missing()))]
 
@@ -93,21 +91,13 @@ def test_a_corpus_can_be_built_on_the_cluster(cluster: Cluster, tmp_path: Path) 
     assert manifest["content"]["counts"]["documents"] == 97
 
 
-def test_two_workers_can_distill_on_the_cluster(cluster: Cluster, tmp_path: Path) -> None:
-    tokenizer_dir = write_tokenizer(tmp_path / "tokenizer")
-    write_shards(tmp_path / "shards", tokenizer_dir)
-    write_teacher(tmp_path / "teacher/model", tokenizer_dir)
-    folders = {"run_dir": "student", "shards_dir": "shards", "teacher_dir": "teacher"}
-    output = cluster.submit(
-        "distill",
-        "quickstart",
-        *(f"{key}={tmp_path}/{name}" for key, name in folders.items()),
-        "max_steps=4",
-        "batch_size=24",
-        "micro_batch_size=12",
-        "scaling={num_workers: 2, use_gpu: false, cpus_per_worker: 1}",
-    )
-    assert "distill: 4 steps" in output
+def test_two_workers_can_distill_on_the_cluster(
+    cluster: Cluster, tmp_path: Path, shards_dir: str, teacher_dir: str
+) -> None:
+    folders = (f"run_dir={tmp_path}/student", f"shards_dir={shards_dir}", f"teacher_dir={teacher_dir}")
+    sizes = ("max_steps=4", "batch_size=24", "micro_batch_size=12")
+    scaling = "scaling={num_workers: 2, use_gpu: false, cpus_per_worker: 1}"
+    assert "distill: 4 steps" in cluster.submit("distill", "quickstart", *folders, *sizes, scaling)
     assert (tmp_path / "student/model/model.safetensors").is_file()
 
 

@@ -2,10 +2,12 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,6 +51,7 @@ ELSEWHERE = {
 }
 # Overrides that shorten training from minutes to seconds.
 OVERRIDES = {"python -m jobs.distill": "max_steps=2 batch_size=4 intervals.heldout_examples=8 scaling.num_workers=1"}
+LONG = ("python -m jobs.distill", "python -m jobs.doctor", "python -m jobs.plan")
 # The doctor fails if the machine has too little shared memory or too few open files, which is correct.
 EXIT_CODES = {"python -m jobs.doctor": {0, 1}}
 
@@ -63,13 +66,14 @@ def blocks(page: str) -> Iterator[list[str]]:
 COMMANDS = [(page, number, block) for page in PAGES for number, block in enumerate(blocks(page))]
 
 
-def is_elsewhere(command: str) -> bool:
-    return command.startswith(tuple(ELSEWHERE))
-
-
 def runnable(block: list[str]) -> list[str]:
     """Return the commands of a block that can run here."""
-    return [command for command in block if not is_elsewhere(command)]
+    return [command for command in block if not command.startswith(tuple(ELSEWHERE))]
+
+
+def marked_block(page: str, number: int, block: list[str]) -> Any:
+    marker = pytest.mark.docs if any(command.startswith(LONG) for command in runnable(block)) else pytest.mark.slow
+    return pytest.param(block, id=f"{page}-{number}", marks=marker)
 
 
 @pytest.fixture(scope="module")
@@ -78,17 +82,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory, project_files: list[Path]) 
     copy = tmp_path_factory.mktemp("blocks") / "checkout"
     for file in project_files:
         (copy / file).parent.mkdir(parents=True, exist_ok=True)
-        (copy / file).write_bytes((ROOT / file).read_bytes())
+        shutil.copy(ROOT / file, copy / file)
     (copy / "runs").mkdir()
     write_inputs(copy / "runs" / "quickstart")
     return copy
 
 
-def test_every_page_has_commands_that_run_here() -> None:
+def test_every_page_has_commands_that_run_here_and_every_listed_command_is_on_a_page() -> None:
     assert {page for page, _, block in COMMANDS if runnable(block)} == set(PAGES)
-
-
-def test_every_listed_command_is_on_a_page() -> None:
     commands = [command for _, _, block in COMMANDS for command in block]
     assert not [start for start in ELSEWHERE if not any(command.startswith(start) for command in commands)]
 
@@ -98,18 +99,16 @@ def test_the_listed_tests_exist() -> None:
     assert not [file for file in files if not (ROOT / file).is_file()]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    "block", [pytest.param(block, id=f"{page}-{number}") for page, number, block in COMMANDS if runnable(block)]
+    "block", [marked_block(page, number, block) for page, number, block in COMMANDS if runnable(block)]
 )
 def test_a_block_runs_as_printed(block: list[str], folder: Path, tmp_path: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     kept = {name: value for name, value in os.environ.items() if name not in {"RAY_AUTH_TOKEN", "RAY_AUTH_MODE"}}
     environment = {**kept, "PATH": path, "HOME": str(tmp_path), "PYTHONPATH": "platform", "NO_COLOR": "1"}
     for command in runnable(block):
-        overrides = [
-            values for start, values in OVERRIDES.items() if command.startswith(start) and "--dry-run" not in command
-        ]
+        is_run = "--dry-run" not in command
+        overrides = [values for start, values in OVERRIDES.items() if command.startswith(start) and is_run]
         result = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", " ".join([command, *overrides])],
             cwd=folder,

@@ -1,14 +1,10 @@
-"""`ray job submit`, `jobs.submit` and `jobs.doctor` with a cluster that does not have the project's code.
-
-They only send files and a token.
-"""
+"""`ray job submit`, `jobs.submit` and `jobs.doctor` with a cluster that does not have the project's code."""
 
 import hashlib
 import json
 import os
 import re
 import secrets
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,9 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.pipeline.flaky_proxy import flaky_proxy
-from tests.pipeline.ray_head import JOB_S, RECIPE, Head, running_head
-from tests.tiny.models import write_teacher, write_tokenizer
-from tests.tiny.shards import write_shards
+from tests.pipeline.ray_head import RECIPE, Head, running_head
 
 pytestmark = pytest.mark.slow
 
@@ -69,12 +63,12 @@ def head(free_port: Callable[[], int]) -> Iterator[Head]:
 
 
 def test_the_doctor_checks_a_cluster_with_its_token_and_reports_a_wrong_one(
-    head: Head, root: Path, tmp_path: Path
+    head: Head, root: Path, tmp_path: Path, shards_dir: str, teacher_dir: str
 ) -> None:
     def ask(token: str, *arguments: str) -> tuple[int, dict[str, dict[str, str]], str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         secret = {"HOME": str(tmp_path), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
-        done = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-m", "jobs.doctor", "--json", "--address", head.address, *arguments],
             cwd=root,
             env={**kept, "PYTHONPATH": "platform", **secret},
@@ -82,12 +76,10 @@ def test_the_doctor_checks_a_cluster_with_its_token_and_reports_a_wrong_one(
             text=True,
             timeout=120,
         )
-        checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
-        return done.returncode, checks, done.stdout + done.stderr
+        checks = {check["name"]: check for check in json.loads(result.stdout)["checks"]}
+        return result.returncode, checks, result.stdout + result.stderr
 
-    write_shards(tmp_path / "shards", write_tokenizer(tmp_path / "tokenizer"))
-    write_teacher(tmp_path / "teacher", str(tmp_path / "tokenizer"))
-    folders = [f"{name}_dir={tmp_path}/{name}" for name in ("run", "shards", "teacher")]
+    folders = [f"run_dir={tmp_path}/run", f"shards_dir={shards_dir}", f"teacher_dir={teacher_dir}"]
     recipe = ["--job", "distill", "--recipe", "jobs/recipes/distill/quickstart.yaml", *folders, "scaling.num_workers=3"]
     _, checks, output = ask(head.token, *recipe)
     for name in ("token mode", "jobs api", "ray", "cluster", "runs", "models"):
@@ -101,29 +93,13 @@ def test_the_doctor_checks_a_cluster_with_its_token_and_reports_a_wrong_one(
     assert WRONG_TOKEN not in output
 
 
-def test_a_job_runs_on_a_cluster_without_the_code(head: Head, checkout: Path, tmp_path: Path) -> None:
-    done = head.submit(checkout, f"run_dir={tmp_path}/corpus")
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    manifest = json.loads((tmp_path / "corpus" / "manifest.json").read_text())
-    assert manifest["content"]["job"] == "build_corpus"
-    assert list((tmp_path / "corpus" / "documents").glob("*.parquet"))
-
-
-def test_a_pipeline_runs_on_a_cluster(head: Head, checkout: Path, tmp_path: Path) -> None:
+@pytest.mark.smoke
+def test_a_pipeline_runs_on_a_cluster_without_the_code(head: Head, checkout: Path, tmp_path: Path) -> None:
     pipeline = ["python", "-m", "jobs.run_pipeline", "jobs/pipelines/quickstart.yaml"]
-    chosen = [f"folder={tmp_path}", "--only", "build_corpus,encode_corpus"]
-    done = head.submit(checkout, *chosen, command=pipeline)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    result = head.submit(checkout, *pipeline, f"folder={tmp_path}", "--only", "build_corpus,encode_corpus")
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     manifests = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("corpus", "shards")]
     assert [manifest["content"]["job"] for manifest in manifests] == ["build_corpus", "encode_corpus"]
-
-
-def test_bad_input_fails_the_job_with_one_line(head: Head, checkout: Path, tmp_path: Path) -> None:
-    done = head.submit(checkout, f"run_dir={tmp_path}/corpus", "filters.min_wrods=3")
-    assert done.returncode != 0
-    output = done.stdout + done.stderr
-    assert "filters.min_wrods: unknown key; did you mean 'min_words'?" in output
-    assert "Traceback" not in output
 
 
 @pytest.mark.parametrize(("token", "status"), [(None, 401), ("0" * 64, 403)], ids=["no token", "a wrong token"])
@@ -136,38 +112,31 @@ def test_submitting_twice_runs_one_job_whose_log_is_complete_despite_interruptio
 ) -> None:
     command = [*CORPUS, f"run_dir={tmp_path}/corpus"]
     with flaky_proxy(head.address, life_s=1.0) as proxy:
-        both = [head.wrapper(checkout, *command, address=proxy.address), head.wrapper(checkout, *command)]
-        (cut, cut_stderr), (direct, direct_stderr) = [process.communicate(timeout=JOB_S) for process in both]
-    assert [process.returncode for process in both] == [0, 0], cut_stderr + direct_stderr
-    assert sorted("attaching to it" in stderr for stderr in (cut_stderr, direct_stderr)) == [False, True]
+        processes = [head.wrapper(checkout, *command, address=proxy.address), head.wrapper(checkout, *command)]
+        interrupted, direct = [process.result() for process in processes]
+    assert (interrupted.code, direct.code) == (0, 0), interrupted.errors + direct.errors
+    assert sorted("attaching to it" in result.errors for result in (interrupted, direct)) == [False, True]
     assert json.loads((tmp_path / "corpus" / "manifest.json").read_text())["content"]["job"] == "build_corpus"
-    assert "reconnecting" in cut_stderr
+    assert "reconnecting" in interrupted.errors
     assert (proxy.cuts >= 1, proxy.streams >= 2) == (True, True)  # the log was read from its beginning again
-    assert cut == direct
-    assert len(re.findall(rf"^build_corpus: .* -> {tmp_path}/corpus$", cut, re.MULTILINE)) == 1
-
-    shutil.rmtree(tmp_path / "corpus")
-    again = head.wrapper(checkout, *command)
-    log, stderr = again.communicate(timeout=JOB_S)
-    assert again.returncode == 0, log + stderr
-    assert re.search(r"attempt 2 \(the previous one, build_corpus-\w+, is SUCCEEDED\)", stderr)
-    assert (tmp_path / "corpus" / "manifest.json").is_file()
+    assert interrupted.log == direct.log
+    assert len(re.findall(rf"^build_corpus: .* -> {tmp_path}/corpus$", direct.log, re.MULTILINE)) == 1
 
 
-def test_the_exit_code_of_a_job_on_the_cluster_is_passed_on(head: Head, checkout: Path, tmp_path: Path) -> None:
+def test_bad_input_fails_the_job_with_one_line_and_the_exit_code_is_passed_on(
+    head: Head, checkout: Path, tmp_path: Path
+) -> None:
     command = [*CORPUS, f"run_dir={tmp_path}/corpus", f"sources=[{{path: {tmp_path}/no-such-dump.xml}}]"]
-    process = head.wrapper(checkout, *command)
-    log, stderr = process.communicate(timeout=JOB_S)
-    assert process.returncode == 2, log + stderr
-    assert "no-such-dump.xml" in log
-    assert "Traceback" not in log + stderr
-    first = re.search(r"submit: (build_corpus-\w+) FAILED: .*exit code 2", stderr)
+    result = head.wrapper(checkout, *command).result()
+    assert result.code == 2, result
+    assert len(re.findall(r"^build_corpus: .*no-such-dump.xml", result.log, re.MULTILINE)) == 1
+    assert "Traceback" not in result.log + result.errors
+    first = re.search(r"submit: (build_corpus-\w+) FAILED: .*exit code 2", result.errors)
     assert first
 
-    detached = head.wrapper(checkout, "--detach", *command)
-    name, stderr = detached.communicate(timeout=JOB_S)
-    assert (detached.returncode, name) == (0, f"{first[1]}-2\n")
-    assert f"attempt 2 (the previous one, {first[1]}, is FAILED)" in stderr
+    detached = head.wrapper(checkout, "--detach", *command).result()
+    assert (detached.code, detached.log) == (0, f"{first[1]}-2\n")
+    assert f"attempt 2 (the previous one, {first[1]}, is FAILED)" in detached.errors
 
 
 def test_secrets_reach_driver_and_workers_and_are_shown_nowhere(head: Head, checkout: Path, tmp_path: Path) -> None:
@@ -180,47 +149,39 @@ def test_secrets_reach_driver_and_workers_and_are_shown_nowhere(head: Head, chec
         stages.write(PROBE_STAGE)
     (checkout / "jobs" / "recipes" / "probe.yaml").write_text("seed: 1\n")
     command = ["probe", "--recipe", "jobs/recipes/probe.yaml", f"run_dir={tmp_path}/run"]
-    process = head.wrapper(checkout, "--secrets", str(file), "--env", "WANDB_PROJECT=probes", *command)
-    log, stderr = process.communicate(timeout=JOB_S)
-    assert process.returncode == 0, log + stderr
+    result = head.wrapper(checkout, "--secrets", str(file), "--env", "WANDB_PROJECT=probes", *command).result()
+    assert result.code == 0, result
 
     counts = json.loads((tmp_path / "run" / "manifest.json").read_text())["content"]["counts"]
     expected = hashlib.sha256(secret.encode()).hexdigest()
     assert counts["driver"] == counts["worker"] == {"HF_TOKEN": expected, "WANDB_PROJECT": "probes"}
-    listed = (
-        head.read("/api/jobs/") + head.read("/api/v0/actors?detail=true") + head.read("/api/v0/workers?detail=true")
-    )
+    pages = ("/api/jobs/", "/api/v0/actors?detail=true", "/api/v0/workers?detail=true")
+    listed = "".join(head.read(page) for page in pages)
     assert str(file) in listed
-    files = [
-        path for folder in (tmp_path / "run", Path(counts["logs"])) for path in folder.rglob("*") if path.is_file()
-    ]
+    folders = (tmp_path / "run", Path(counts["logs"]))
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     assert {"config.yaml", "manifest.json"} <= {path.name for path in files}
     assert any(path.name.startswith("job-driver-probe") for path in files)
-    shown = (log + stderr + listed).encode() + b"".join(path.read_bytes() for path in files)
+    shown = (result.log + result.errors + listed).encode() + b"".join(path.read_bytes() for path in files)
     assert secret.encode() not in shown
 
 
 def test_a_job_that_waits_for_a_gpu_is_named_to_the_same_command_without_it_and_can_be_stopped(
     head: Head, checkout: Path, tmp_path: Path
 ) -> None:
-    def submit(*arguments: str) -> tuple[int, str, str]:
-        process = head.wrapper(checkout, *arguments)
-        log, stderr = process.communicate(timeout=JOB_S)
-        return process.returncode, log, stderr
-
     command = [*CORPUS, f"run_dir={tmp_path}/corpus"]
-    code, waiting, stderr = submit("--detach", "--entrypoint-num-gpus", "1", *command)
-    assert code == 0, stderr
-    waiting = waiting.strip()
+    waiting = head.wrapper(checkout, "--detach", "--entrypoint-num-gpus", "1", *command).result()
+    assert waiting.code == 0, waiting
+    job = waiting.log.strip()
 
-    code, _, stderr = submit(*command)
-    assert code == 2
-    assert f"in use by job {waiting}, which is PENDING (its driver waits for 1 GPU)" in stderr
-    (stop,) = re.findall(r"`python -m jobs\.submit (.*)`", stderr)
+    rejected = head.wrapper(checkout, *command).result()
+    assert rejected.code == 2
+    assert f"in use by job {job}, which is PENDING (its driver waits for 1 GPU)" in rejected.errors
+    (stop,) = re.findall(r"`python -m jobs\.submit (.*)`", rejected.errors)
 
-    code, _, stderr = submit(*stop.split())
-    assert code == 0, stderr
-    assert f"{waiting} is stopped (FAILED)" in stderr
+    stopped = head.wrapper(checkout, *stop.split()).result()
+    assert stopped.code == 0, stopped
+    assert f"{job} is stopped (FAILED)" in stopped.errors
 
 
 def test_a_closed_cluster_is_one_line_with_the_fix(head: Head, checkout: Path, tmp_path: Path) -> None:
@@ -228,9 +189,9 @@ def test_a_closed_cluster_is_one_line_with_the_fix(head: Head, checkout: Path, t
     command = [*CORPUS, f"run_dir={tmp_path}/corpus"]
     processes = {status: head.wrapper(checkout, *command, token=token) for status, token in tokens.items()}
     for status, process in processes.items():
-        log, stderr = process.communicate(timeout=JOB_S)
-        assert (process.returncode, log) == (2, "")
-        (line,) = stderr.splitlines()
+        result = process.result()
+        assert (result.code, result.log) == (2, "")
+        (line,) = result.errors.splitlines()
         assert f": {status}, " in line
         assert ".ray/auth_token" in line
-        assert not tokens[status] or tokens[status] not in stderr
+        assert not tokens[status] or tokens[status] not in result.errors
