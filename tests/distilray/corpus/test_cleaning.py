@@ -42,19 +42,19 @@ def shown(wikitext: str) -> str:
 
 
 @pytest.mark.parametrize("construct", sorted(file.stem for file in GOLDEN.glob("*.wiki")))
-def test_cleaning_a_construct_gives_its_golden_text(construct: str) -> None:
+def test_a_construct_is_cleaned_to_its_golden_text(construct: str) -> None:
     wikitext = (GOLDEN / f"{construct}.wiki").read_text(encoding="utf-8")
     expected = (GOLDEN / f"{construct}.txt").read_text(encoding="utf-8")
     assert shown(wikitext) == expected.removesuffix("\n")
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_cleaning_a_page_gives_its_text(page: str) -> None:
+def test_a_malformed_page_is_cleaned(page: str) -> None:
     wikitext, expected = PAGES[page]
     assert clean_wikitext(wikitext) == expected
 
 
-def test_cleaning_what_is_clean_changes_nothing() -> None:
+def test_clean_text_is_unchanged() -> None:
     text = 'One sentence, with (an aside) and "quotes"; and 3.5 km.\n\nAnother paragraph: 10–20 of them!'
     assert clean_wikitext(text) == text
 
@@ -83,7 +83,7 @@ NAMESPACES = {
 
 
 @pytest.mark.parametrize("language", NAMESPACES)
-def test_a_page_in_another_language_gives_its_sentences_without_markup_and_holes(language: str) -> None:
+def test_a_page_in_another_language_is_cleaned_to_sentences_without_markup_and_holes(language: str) -> None:
     wikitext = (GOLDEN_LANGUAGES / f"{language}.wiki").read_text(encoding="utf-8")
     text = clean_wikitext(wikitext, Site(language, NAMESPACES[language]))
     sentences = [each for each in split_sentences(text, language) if HOLE not in each and UNKNOWN not in each]
@@ -118,7 +118,7 @@ def test_back_matter_is_removed_with_the_sections_below_it(title: str) -> None:
 
 
 @given(st.lists(st.sampled_from(["== Life ==\n", "=== Notes on it ===\n", "words\n", "=\n", "a == b\n"])).map("".join))
-def test_a_page_without_back_matter_stays_whole(wikitext: str) -> None:
+def test_a_page_without_back_matter_is_unchanged(wikitext: str) -> None:
     assert remove_back_matter(wikitext) == wikitext
 
 

@@ -22,7 +22,7 @@ def test_each_document_read_is_kept_or_dropped(tmp_path: Path) -> None:
     assert sum((chunk.dropped["too_short"] for chunk in counts), 0) == 2
 
 
-def test_a_document_carries_its_counts(tmp_path: Path) -> None:
+def test_a_document_is_stored_with_its_counts(tmp_path: Path) -> None:
     row = documents(*extract(tmp_path, [SHIPS])).to_pylist()[0]
     assert row["doc_id"] == "texts:000.txt"
     assert row["sentences"] == ["A ship came in.", "Nobody was at the helm of it."]
@@ -97,7 +97,7 @@ def test_sentences_with_a_hole_are_dropped_for_its_reason(tmp_path: Path) -> Non
     assert counts[0].unknown_templates == {"jct": 2}
 
 
-def test_the_same_chunk_gives_the_same_bytes_and_they_are_counted(tmp_path: Path) -> None:
+def test_the_file_of_a_chunk_is_reproducible_and_its_size_is_counted(tmp_path: Path) -> None:
     runs = [extract(tmp_path / name, [SHIPS, DOGS], duplicates={"near": {}}) for name in ("a", "b")]
     for number in range(2):
         first, again = (Path(chunk_file(config.run_dir, number)).read_bytes() for config, _ in runs)

@@ -99,7 +99,7 @@ def test_basic_tokens_are_those_of_the_tokenizer_of_bert(sentences: list[str]) -
 
 
 @given(st.integers(1, 2**40))
-def test_a_bin_holds_its_lower_bound_and_less_than_twice_as_much(words: int) -> None:
+def test_a_bin_contains_its_lower_bound_and_less_than_twice_as_much(words: int) -> None:
     lower = histogram_bin(words)
     assert lower <= words < 2 * lower
     assert lower.bit_count() == 1

@@ -33,7 +33,7 @@ def test_a_report_for_each_source_counts_its_files() -> None:
     ]
 
 
-def test_what_was_read_was_kept_or_dropped() -> None:
+def test_documents_are_kept_or_dropped() -> None:
     counts = corpus_counts([report(), report("books")])
     assert (counts["read"], counts["documents"], sum(counts["dropped"].values())) == (20, 10, 10)
 

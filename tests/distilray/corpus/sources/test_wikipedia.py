@@ -211,17 +211,16 @@ def test_the_pages_before_a_cut_are_read_and_the_cut_is_reported_once(
     assert bad.offset + bad.lost_bytes <= size
 
 
-def test_a_cut_inside_a_page_loses_the_bytes_of_the_page(tmp_path: Path) -> None:
-    begin = XML.index(b"<page><title>Page 5")
-    [bad] = bad_rows(read(write(tmp_path, XML[: begin + 100])))
-    assert bad == BadRow("wiki", begin, "cut_short", "page 'Page 5' (id 6) ends with the file", 100)
+PAGE_5 = XML.index(b"<page><title>Page 5")
 
 
-@pytest.mark.parametrize("rest", [b"", b"\n", b"</media"])
-def test_a_cut_between_two_pages_is_reported(tmp_path: Path, rest: bytes) -> None:
-    end = XML.index(b"</page>") + len(b"</page>")
-    found = bad_rows(read(write(tmp_path, XML[:end] + rest)))
-    assert [bad.detail for bad in found] == ["the dump ends without </mediawiki>"]
+@pytest.mark.parametrize("rest", [b"", b"\n", b"</media", XML[PAGE_5 : PAGE_5 + 100]])
+def test_the_bytes_after_the_last_whole_page_are_reported(tmp_path: Path, rest: bytes) -> None:
+    [bad] = bad_rows(read(write(tmp_path, XML[:PAGE_5] + rest)))
+    if rest.startswith(b"<page>"):
+        assert bad == BadRow("wiki", PAGE_5, "cut_short", "page 'Page 5' (id 6) ends with the file", len(rest))
+    else:
+        assert (bad.reason, bad.detail) == ("cut_short", "the dump ends without </mediawiki>")
 
 
 def test_a_cut_dump_is_read_without_the_index_of_the_whole(tmp_path: Path) -> None:
@@ -338,18 +337,15 @@ def test_a_malformed_page_is_refused_alone(tmp_path: Path) -> None:
     assert "page 'B' (id 2)" in bad.detail
 
 
-@pytest.mark.parametrize(("limit", "is_read"), [(599, False), (600, True)])
-def test_the_limit_counts_bytes_of_wikitext_not_characters(tmp_path: Path, limit: int, is_read: bool) -> None:
-    found = read(write(tmp_path, dump(page(1, text="é" * 300))), limit=limit)
-    assert isinstance(found[0], RawDocument) == is_read
-
-
-@pytest.mark.parametrize("size", [1_000, 2 << 20])
-def test_a_page_over_the_limit_is_refused_by_its_name_and_the_next_is_read(tmp_path: Path, size: int) -> None:
-    large, following = read(write(tmp_path, dump(page(1, "Long", "y" * size), page(2))), limit=500)
-    assert isinstance(large, BadRow)
-    assert large.reason == "too_large"
-    assert large.detail == "page 'Long' (id 1) has more than 500 bytes; raise max_document_mb"
+@pytest.mark.parametrize(
+    ("text", "limit", "is_read"), [("é" * 300, 599, False), ("é" * 300, 600, True), ("y" * (2 << 20), 500, False)]
+)
+def test_a_page_over_the_limit_in_bytes_is_refused_by_its_name_and_the_next_is_read(
+    tmp_path: Path, text: str, limit: int, is_read: bool
+) -> None:
+    first, following = read(write(tmp_path, dump(page(1, "Long", text), page(2))), limit=limit)
+    detail = f"page 'Long' (id 1) has more than {limit} bytes; raise max_document_mb"
+    assert isinstance(first, RawDocument) if is_read else (first.reason, first.detail) == ("too_large", detail)
     assert isinstance(following, RawDocument)
 
 
@@ -365,7 +361,7 @@ def test_damage_in_one_part_leaves_the_pages_of_the_others(tmp_path: Path) -> No
 
 
 def test_a_page_that_crosses_into_damage_is_dropped(tmp_path: Path) -> None:
-    middle = XML.index(b"<page><title>Page 5") + 100
+    middle = PAGE_5 + 100
     data = bytearray(bz2.compress(XML[:middle]) + bz2.compress(XML[middle : 2 * middle]))
     data[len(bz2.compress(XML[:middle])) + 500] ^= 0xFF
     assert page_ids(read(write(tmp_path, bytes(data), "damaged.xml.bz2"), 1_000)) == [1, 2, 3, 4, 5]

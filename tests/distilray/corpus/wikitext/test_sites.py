@@ -83,7 +83,7 @@ PAGES = {
 
 
 @pytest.mark.parametrize("language", PAGES)
-def test_a_page_in_another_language_gives_its_words(language: str) -> None:
+def test_a_page_in_another_language_is_cleaned(language: str) -> None:
     wikitext, expected = PAGES[language]
     assert shown(wikitext, Site(language)) == expected
 
