@@ -17,7 +17,9 @@ from distilray.corpus.wikitext.sites import Site
 from distilray.corpus.wikitext.templates import RULES
 from distilray.corpus.writing_systems import count_words
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = (
+    Path(__file__).parent / "golden"
+)  # NAME.wiki is a page of the English Wikipedia, NAME.de.wiki of the German one
 # Pages of seven Wikipedias, and the visible text of the rendered page with one sentence per line.
 GOLDEN_LANGUAGES = Path(__file__).parent / "golden_languages"
 
@@ -36,16 +38,17 @@ PAGES = {
 }
 
 
-def shown(wikitext: str) -> str:
-    """Return the clean text, with `{{name}}` for unknown templates."""
-    return re.sub(UNKNOWN_PATTERN, lambda mark: f"{{{{{unknown_names(mark[0])[0]}}}}}", clean_wikitext(wikitext))
+def without_placeholders(text: str) -> str:
+    """Return the text with `{{name}}` in place of the encoded names of unknown templates."""
+    return re.sub(UNKNOWN_PATTERN, lambda mark: f"{{{{{unknown_names(mark[0])[0]}}}}}", text)
 
 
 @pytest.mark.parametrize("construct", sorted(file.stem for file in GOLDEN.glob("*.wiki")))
 def test_a_construct_is_cleaned_to_its_golden_text(construct: str) -> None:
     wikitext = (GOLDEN / f"{construct}.wiki").read_text(encoding="utf-8")
     expected = (GOLDEN / f"{construct}.txt").read_text(encoding="utf-8")
-    assert shown(wikitext) == expected.removesuffix("\n")
+    site = Site(construct.partition(".")[2] or "en")
+    assert without_placeholders(clean_wikitext(wikitext, site)) == expected.removesuffix("\n")
 
 
 @pytest.mark.parametrize("page", PAGES)
