@@ -1,7 +1,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from distilray.corpus.sources.bz2_ranges import TextSpan
@@ -28,19 +28,15 @@ def xml_of(found: list[RawPage | BadRow]) -> list[str]:
     return [bytes(raw.xml).decode() + "\n" for raw in raw_pages(found)]
 
 
-@given(borders=st.lists(st.integers(0, len(XML))))
-def test_pages_are_split_alike_for_any_spans(borders: list[int]) -> None:
-    bounds = [0, *sorted(borders), len(XML)]
-    spans = [TextSpan(7, XML[start:end]) for start, end in pairwise(bounds)]
-    assert xml_of(split([*spans])) == PAGES
-
-
 @given(borders=st.lists(st.integers(0, len(XML))), end=st.integers(0, len(XML)))
+@example(borders=[60, 61], end=len(XML))
 def test_a_page_belongs_to_the_range_in_which_it_begins(borders: list[int], end: int) -> None:
     bounds = [0, *sorted([*borders, end]), len(XML)]
     spans = [TextSpan(at, XML[at:end], exact=True) for at, end in pairwise(bounds)]
-    starts = [XML.index(one.encode()) for one in PAGES]
-    assert [raw.offset for raw in split([*spans], end)] == [start for start in starts if start < end]
+    pages = {XML.index(one.encode()): one for one in PAGES}
+    found = split([*spans], end)
+    assert [raw.offset for raw in found] == [start for start in pages if start < end]
+    assert xml_of(found) == [one for start, one in pages.items() if start < end]
 
 
 @given(borders=st.lists(st.integers(0, len(XML))), end=st.integers(0, 12))
@@ -48,8 +44,8 @@ def test_a_page_begins_in_the_piece_with_the_first_byte_of_its_tag(borders: list
     bounds = [0, *sorted(borders), len(XML)]
     spans = [TextSpan(at, XML[start : bounds[at + 1]]) for at, start in enumerate(bounds[:-1])]
     starts = [XML.index(one.encode()) for one in PAGES]
-    places = [max(at for at, border in enumerate(bounds[:-1]) if border <= start) for start in starts]
-    assert [raw.offset for raw in split([*spans], end)] == [offset for offset in places if offset < end]
+    offsets = [max(at for at, border in enumerate(bounds[:-1]) if border <= start) for start in starts]
+    assert [raw.offset for raw in split([*spans], end)] == [offset for offset in offsets if offset < end]
 
 
 def test_no_span_is_read_after_the_last_page() -> None:

@@ -1,5 +1,3 @@
-
-
 import pytest
 
 from distilray.corpus.wikitext.cleaning import clean_wikitext
