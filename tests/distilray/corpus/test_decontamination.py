@@ -187,7 +187,7 @@ def test_content_that_differs_from_the_suffix_is_refused(tmp_path: Path, name: s
         (["sets/squad.jsonl"], "sets/squad.jsonl", [("squad", "squad.jsonl")]),
         (["sets/train.tsv"], "sets/train.tsv", [("sets", "train.tsv")]),
         (["sets/dev_matched.tsv"], "sets/dev_matched.tsv", [("sets", "dev_matched.tsv")]),
-        (["sets/test2.txt"], "sets/test2.txt", [("test2", "test2.txt")]),
+        (["sets/test2%20.txt"], "sets/test2%20.txt", [("test2%20", "test2%20.txt")]),
         (["a.txt", "b.txt", "c.md"], "*", [("a", "a.txt"), ("b", "b.txt")]),
     ],
     ids=["evaluated splits", "folders", "a folder", "a file", "a split", "a part of a split", "no split", "a pattern"],

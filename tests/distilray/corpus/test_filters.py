@@ -134,8 +134,8 @@ TEXTS = {
 
 @pytest.mark.parametrize("language", TEXTS)
 def test_the_language_of_a_text_is_detected(language: str) -> None:
-    found, probability = detect_language(TEXTS[language])
-    assert found == language
+    detected, probability = detect_language(TEXTS[language])
+    assert detected == language
     assert probability > 0.8
 
 

@@ -18,16 +18,16 @@ GROUP: dict[str, Any] = {
 
 
 def report(kind: str = "wikipedia", chunk: dict[str, Any] = CHUNK) -> SourceReport:
-    found = SourceReport("name", kind, files=1)
-    found.add_chunk(chunk)
-    found.add_group(GROUP)
-    return found
+    source = SourceReport("name", kind, files=1)
+    source.add_chunk(chunk)
+    source.add_group(GROUP)
+    return source
 
 
 def test_a_report_for_each_source_counts_its_files() -> None:
     sources = [{"path": "a"}, {"kind": "books", "path": "b"}]
     config = BuildCorpusConfig.model_validate({"run_dir": "r", "sources": sources})
-    assert [(found.kind, found.files) for found in source_reports(config, [0, 1, 1])] == [
+    assert [(source.kind, source.files) for source in source_reports(config, [0, 1, 1])] == [
         ("wikipedia", 1),
         ("books", 2),
     ]

@@ -69,8 +69,8 @@ def test_all_ranges_give_the_text_once_and_in_order(
     size = Path(files[reader]).stat().st_size
     chunk_bytes = max(int(fraction * size), 20_000 if reader is read_blocks else 1_000)
     starts = range(0, size, chunk_bytes)
-    found = [text(read(reader, files[reader], start, min(start + chunk_bytes, size))) for start in starts]
-    assert b"".join(found) == expected
+    texts = [text(read(reader, files[reader], start, min(start + chunk_bytes, size))) for start in starts]
+    assert b"".join(texts) == expected
 
 
 def test_blocks_are_read_through_the_border_of_two_streams(tmp_path: Path) -> None:
@@ -97,10 +97,10 @@ def test_the_first_stream_after_an_offset_is_found(files: dict[Reader, str], at:
         assert find_stream(stored, OFFSETS[at] + 1, stored.size) == (OFFSETS[at + 1] if at < 11 else None)
 
 
-@pytest.mark.parametrize("place", [MIB - 10, MIB - 9, MIB - 1, MIB])
-def test_a_stream_is_found_where_two_reads_meet(tmp_path: Path, place: int) -> None:
-    with StoredFile(write(tmp_path, bytes(place) + MANY)) as stored:
-        assert find_stream(stored, 0, stored.size) == place
+@pytest.mark.parametrize("offset", [MIB - 10, MIB - 9, MIB - 1, MIB])
+def test_a_stream_is_found_where_two_reads_meet(tmp_path: Path, offset: int) -> None:
+    with StoredFile(write(tmp_path, bytes(offset) + MANY)) as stored:
+        assert find_stream(stored, 0, stored.size) == offset
 
 
 @pytest.mark.parametrize("shift", range(8))
@@ -136,12 +136,12 @@ def test_a_stream_that_cannot_be_read_is_reported_with_its_bytes_and_the_next_is
 
 
 def test_a_damaged_block_is_reported_and_the_next_is_read(tmp_path: Path) -> None:
-    found = read(read_blocks, write(tmp_path, damaged(ONE, len(ONE) // 2)))
-    [bad] = bad_rows(found)
+    spans = read(read_blocks, write(tmp_path, damaged(ONE, len(ONE) // 2)))
+    [bad] = bad_rows(spans)
     assert bad.reason == "bz2_damaged"
     assert bad.offset < len(ONE) // 2 < bad.offset + bad.lost_bytes
-    at = found.index(bad)
-    before, behind = text(found[:at]), text(found[at:])
+    at = spans.index(bad)
+    before, behind = text(spans[:at]), text(spans[at:])
     assert LONG.startswith(before)
     assert LONG.endswith(behind)
     assert len(before) + len(behind) > len(LONG) - 110_000
@@ -168,19 +168,19 @@ def test_a_bomb_is_skipped_and_the_rest_is_read(
 ) -> None:
     monkeypatch.setattr(formats_streams, "FREE_BYTES", MIB)
     bomb = bz2.compress(bytes(6 * MIB))
-    found = read(reader, write(tmp_path, bomb + bz2.compress(PARTS[0])))
-    assert text(found) == PARTS[0]
-    assert [(bad.offset, bad.reason) for bad in bad_rows(found)] == [(0 if reader is read_streams else 4, "bz2_bomb")]
+    spans = read(reader, write(tmp_path, bomb + bz2.compress(PARTS[0])))
+    assert text(spans) == PARTS[0]
+    assert [(bad.offset, bad.reason) for bad in bad_rows(spans)] == [(0 if reader is read_streams else 4, "bz2_bomb")]
 
 
 @pytest.mark.parametrize("reader", [read_streams, read_blocks])
 def test_a_row_of_small_bombs_ends_the_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: Reader) -> None:
     monkeypatch.setattr(bz2_ranges, "_RANGE_FREE_BYTES", 3 * MIB)
     data = bz2.compress(bytes(MIB)) * 8
-    found = read(reader, write(tmp_path, data))
-    assert 3 * MIB < len(text(found)) <= 4 * MIB
-    assert bad_rows(found)[0].reason == "bz2_bomb"
-    assert bad_rows(found)[0].lost_bytes == len(data) - bad_rows(found)[0].offset
+    spans = read(reader, write(tmp_path, data))
+    assert 3 * MIB < len(text(spans)) <= 4 * MIB
+    assert bad_rows(spans)[0].reason == "bz2_bomb"
+    assert bad_rows(spans)[0].lost_bytes == len(data) - bad_rows(spans)[0].offset
 
 
 def test_repetitive_text_is_no_bomb(tmp_path: Path) -> None:

@@ -118,9 +118,9 @@ def test_any_ranges_of_a_text_give_the_same_documents(
     blocks = [
         "\n".join(block).strip() for has_text, block in groupby(lines, lambda line: bool(line.strip())) if has_text
     ]
-    found = read_form(form, folder, data, chunk_bytes=chunk_bytes)
-    assert texts(found) == (blocks if form == "blank_line" else [line.strip() for line in lines if line.strip()])
-    assert found == read_form(form, folder, data)
+    entries = read_form(form, folder, data, chunk_bytes=chunk_bytes)
+    assert texts(entries) == (blocks if form == "blank_line" else [line.strip() for line in lines if line.strip()])
+    assert entries == read_form(form, folder, data)
 
 
 @given(
@@ -208,8 +208,8 @@ def test_rows_after_an_unclosed_quote_are_lost_bytes(tmp_path: Path) -> None:
 
 
 def test_an_unclosed_quote_ends_at_the_limit_of_a_row(tmp_path: Path) -> None:
-    found = texts(read_form("csv", tmp_path, b'text\n"a\n' + b"a long line of text\n" * 60_000 + b"end\n"))
-    assert (found[0], found[-1]) == ("too_large", "end")
+    entries = texts(read_form("csv", tmp_path, b'text\n"a\n' + b"a long line of text\n" * 60_000 + b"end\n"))
+    assert (entries[0], entries[-1]) == ("too_large", "end")
 
 
 @pytest.mark.parametrize("form", ["line", "blank_line", "file"])
@@ -252,16 +252,16 @@ def test_documents_before_damage_are_read_and_the_lost_bytes_reported(
     ],
 )
 def test_a_heading_of_wikitext_is_no_document(tmp_path: Path, line: str, is_heading: bool) -> None:
-    found = documents(read_form("line", tmp_path, f"{line}\nHe was born.\n".encode()))
+    entries = documents(read_form("line", tmp_path, f"{line}\nHe was born.\n".encode()))
     expected = ("heading", "") if is_heading else (None, line.strip())
-    assert [(document.dropped, document.text) for document in found] == [expected, (None, "He was born.")]
+    assert [(document.dropped, document.text) for document in entries] == [expected, (None, "He was born.")]
 
 
 @pytest.mark.parametrize("form", ["blank_line", "file"])
 def test_the_headings_inside_a_document_are_removed_and_counted(tmp_path: Path, form: str) -> None:
     data = b" = Robert Boulter = \n He was born .\n = = Career = = \n He acted .\n"
-    [found] = documents(read_form(form, tmp_path, data))
-    assert (found.text, found.headings, found.dropped) == ("He was born .\n He acted .", 2, None)
+    [document] = documents(read_form(form, tmp_path, data))
+    assert (document.text, document.headings, document.dropped) == ("He was born .\n He acted .", 2, None)
 
 
 BODY = "The lamp went out before the boat had reached the pier, and nobody on\nboard said a word about it."
@@ -289,11 +289,11 @@ QUOTE = "“It is late,” she said."
 def test_a_book_is_read_without_header_and_license_or_quarantined(
     tmp_path: Path, name: str, data: bytes, expected: RawDocument | str
 ) -> None:
-    [found] = read("books", write(tmp_path, data, Path(name).name), name=name, chunk_bytes=10, limit=10_000)
-    if isinstance(found, BadRow):
-        assert (found.file, found.reason, "\n" in found.detail) == (name, expected, False)
+    [entry] = read("books", write(tmp_path, data, Path(name).name), name=name, chunk_bytes=10, limit=10_000)
+    if isinstance(entry, BadRow):
+        assert (entry.file, entry.reason, "\n" in entry.detail) == (name, expected, False)
     else:
-        assert found == expected
+        assert entry == expected
 
 
 def test_the_prose_of_a_book_is_unwrapped() -> None:

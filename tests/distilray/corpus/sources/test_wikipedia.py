@@ -70,12 +70,14 @@ def expected(xml: bytes) -> list[tuple[int, int, str, str]]:
     ]
 
 
-def assert_same_pages(found: list[RawDocument], xml: bytes) -> None:
+def assert_same_pages(articles: list[RawDocument], xml: bytes) -> None:
     """Compare documents with the pages of ElementTree. Of dropped pages, the text is not compared."""
-    assert [(one.page_id, one.revision_id, one.title) for one in found] == [fields[:3] for fields in expected(xml)]
+    assert [(one.page_id, one.revision_id, one.title) for one in articles] == [fields[:3] for fields in expected(xml)]
     texts = [fields[3] for fields in expected(xml)]
-    assert [one.text_bytes for one in found] == [len(text.encode()) for text in texts]
-    assert [one.text for one in found] == ["" if one.dropped else text for one, text in zip(found, texts, strict=True)]
+    assert [one.text_bytes for one in articles] == [len(text.encode()) for text in texts]
+    assert [one.text for one in articles] == [
+        "" if one.dropped else text for one, text in zip(articles, texts, strict=True)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +124,9 @@ def test_a_whole_dump_passes_the_check_and_its_ranges_cover_it_once(forms: Forms
     check(uri)
     size = Path(uri).stat().st_size
     for chunk_bytes in (1_000, 60_000, BIG):
-        found = ranges(uri, chunk_bytes)
-        assert [each.start for each in found] == [0, *(each.end for each in found)][:-1]
-        assert (found[-1].end, sum(each.stored_bytes for each in found)) == (size, size)
+        parts = ranges(uri, chunk_bytes)
+        assert [each.start for each in parts] == [0, *(each.end for each in parts)][:-1]
+        assert (parts[-1].end, sum(each.stored_bytes for each in parts)) == (size, size)
 
 
 @pytest.mark.parametrize(
@@ -238,17 +240,17 @@ def test_every_range_knows_the_wiki_from_the_head_of_the_file(tmp_path: Path, fo
     else:
         xml = dump(*PAGES, **german)
         uri = write(tmp_path, bz2.compress(xml, 1) if form == "blocks" else xml)
-    found = documents(uri, 2_000)
-    assert len(found) == len(PAGES)
-    assert {(one.site.language, one.site.namespace_of("Datei")) for one in found} == {("de", 6)}
+    articles = documents(uri, 2_000)
+    assert len(articles) == len(PAGES)
+    assert {(one.site.language, one.site.namespace_of("Datei")) for one in articles} == {("de", 6)}
 
 
 def test_pages_outside_the_ids_of_a_numbered_part_have_keys_with_its_name(tmp_path: Path) -> None:
     ids = (7, 20, 21, 25, 40, 41)
     file_range = FileRange(write(tmp_path, dump(*map(page, ids))), "wiki2.xml-p21p40", 0, BIG, "plain", BIG)
-    found = reading.documents(list(read_documents(WIKIPEDIA, file_range, max_document_bytes=1000)))
+    articles = reading.documents(list(read_documents(WIKIPEDIA, file_range, max_document_bytes=1000)))
     outside = [f"wiki2.xml-p21p40:{number}" for number in (7, 20, 41)]
-    assert [one.key for one in found] == [*outside[:2], "21", "25", "40", outside[2]]
+    assert [one.key for one in articles] == [*outside[:2], "21", "25", "40", outside[2]]
 
 
 @pytest.mark.parametrize(
@@ -322,9 +324,9 @@ def test_a_page_becomes_a_document_whatever_the_export_version(tmp_path: Path, m
 def test_a_page_that_is_no_article_is_dropped_for_its_first_reason(
     tmp_path: Path, xml: str, reason: str | None
 ) -> None:
-    [found] = documents(write(tmp_path, dump(xml)))
-    assert (found.dropped, found.text == "") == (reason, reason is not None)
-    assert found.text_bytes > 0
+    [article] = documents(write(tmp_path, dump(xml)))
+    assert (article.dropped, article.text == "") == (reason, reason is not None)
+    assert article.text_bytes > 0
 
 
 def test_a_malformed_page_is_refused_alone(tmp_path: Path) -> None:
