@@ -90,28 +90,20 @@ TEXTS = [
 ]
 
 
-def near(threshold: float) -> dict[str, Any]:
-    return {"duplicates": {"near": {"threshold": threshold, "bands": 32, "rows_per_band": 2}}}
-
-
-def ngrams(words: int) -> dict[str, Any]:
-    return {"decontamination": {"paths": ["RTE"], "ngram_words": words}}
-
-
-def size(megabytes: float) -> dict[str, Any]:
-    return {"max_document_mb": megabytes, "fault_tolerance": {"max_bad_fraction": 1.0}}
+BANDS = {"bands": 32, "rows_per_band": 2}
+TOLERANT = {"fault_tolerance": {"max_bad_fraction": 1.0}}
 
 
 @pytest.mark.parametrize(
     ("values", "dropped", "quarantined"),
     [
         ({}, [], 0),
-        (ngrams(5), [0], 0),
-        (ngrams(6), [], 0),
-        (near(0.3), [2], 0),
-        (near(1.0), [], 0),
-        (size(0.002), [3], 1),
-        (size(0.004), [], 0),
+        ({"decontamination": {"paths": ["RTE"], "ngram_words": 5}}, [0], 0),
+        ({"decontamination": {"paths": ["RTE"], "ngram_words": 6}}, [], 0),
+        ({"duplicates": {"near": {"threshold": 0.3, **BANDS}}}, [2], 0),
+        ({"duplicates": {"near": {"threshold": 1.0, **BANDS}}}, [], 0),
+        ({"max_document_mb": 0.002, **TOLERANT}, [3], 1),
+        ({"max_document_mb": 0.004, **TOLERANT}, [], 0),
     ],
     ids=["defaults", "5 words", "6 words", "similar", "equal", "2 kB", "4 kB"],
 )

@@ -108,3 +108,13 @@ def test_unknown_templates_are_listed_by_use_up_to_a_limit() -> None:
     assert len(many.unknown_templates) == 1001
     assert sum(many.unknown_templates.values()) == 3000
     assert next(iter(many.counts()["unknown_templates"])) == "(others)"
+
+
+def test_counts_are_sorted_and_without_zeros() -> None:
+    source = report(chunk={**CHUNK, "dropped": {"redirect": 4, "heading": 0, "empty": 1}})
+    source.add_group({**GROUP, "words_per_document": {"128": 1, "16": 1}, "words_per_sentence": {"16": 2, "4": 1}})
+    counts = source.counts()
+    assert list(counts["dropped"].items()) == [("empty", 1), ("exact_duplicate", 2), ("redirect", 4)]
+    assert list(counts["words_per_document"].items()) == [("16", 1), ("32", 5), ("128", 1)]
+    assert list(counts["words_per_sentence"]) == ["4", "8", "16"]
+    assert (counts["words"], counts["residue_per_1000_words"], counts["holes_per_1000_words"]) == (400, 5.0, 0.0)
