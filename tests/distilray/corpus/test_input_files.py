@@ -13,7 +13,7 @@ from distilray.corpus.chunks import check_inputs, plan_chunks, source_files
 from distilray.corpus.extraction import ChunkCounts, ScreeningData, extract_chunk
 from distilray.corpus.pipeline import plan_corpus
 from distilray.errors import InputError
-from tests.distilray.corpus.sources.reading import parquet
+from tests.distilray.corpus.sources.reading import parquet, short_id
 from tests.distilray.permissions import forbidden
 from tests.tiny.compression import COMPRESS, zstd
 from tests.tiny.extraction import LENIENT
@@ -63,7 +63,7 @@ def extract(wanted: BuildCorpusConfig) -> list[ChunkCounts]:
     return [extract_chunk(chunk, wanted, wanted.run_dir, ScreeningData()) for chunk in plan_chunks(wanted, files)]
 
 
-@pytest.mark.parametrize(("kind", "name", "data"), EMPTY)
+@pytest.mark.parametrize(("kind", "name", "data"), EMPTY, ids=short_id)
 def test_an_empty_file_among_others_is_counted_and_the_others_are_read(
     tmp_path: Path, kind: str, name: str, data: bytes
 ) -> None:

@@ -57,3 +57,8 @@ def parquet(columns: dict[str, Sequence[Any] | pa.Array], **options: Any) -> byt
     file = io.BytesIO()
     pq.write_table(pa.table(columns), file, **options)
     return file.getvalue()
+
+
+def short_id(value: object) -> str:
+    """Return the id of a parameter, which may be the content of a file."""
+    return value if isinstance(value, str) else ascii(value)[:40]

@@ -15,7 +15,7 @@ from distilray.corpus.sources import texts as text_files
 from distilray.corpus.sources.kinds import SOURCE_KINDS
 from distilray.corpus.sources.raw_documents import RawDocument
 from distilray.formats.bad_rows import BadRow
-from tests.distilray.corpus.sources.reading import Entries, bad_rows, documents, read, source, texts
+from tests.distilray.corpus.sources.reading import Entries, bad_rows, documents, read, short_id, source, texts
 from tests.tiny.compression import gzipped
 from tests.tiny.dumps import write
 
@@ -62,6 +62,7 @@ def read_form(form: str, folder: Path, data: bytes, *, suffix: str = "", limit: 
             [("7", "T", "é", 2), ("a.csv:21", "U", "b", 1)],
         ),
     ],
+    ids=short_id,
 )
 def test_a_document_has_its_key_title_text_and_size(
     tmp_path: Path, form: str, data: bytes, values: dict[str, str], expected: list[tuple[str, str, str, int]]
@@ -79,6 +80,7 @@ def test_a_document_has_its_key_title_text_and_size(
         (b"n;text\n1;one, two\n2;three\n", "a.csv", {"delimiter": ";"}),
         (gzipped(b'text\n"one, two"\nthree\n'), "a.csv.gz", {}),
     ],
+    ids=short_id,
 )
 def test_csv_dialects_give_the_same_documents(tmp_path: Path, data: bytes, name: str, values: dict[str, str]) -> None:
     assert texts(read(**{"kind": "csv", "uri": write(tmp_path, data, name), **values})) == ["one, two", "three"]
@@ -90,6 +92,7 @@ def test_csv_dialects_give_the_same_documents(tmp_path: Path, data: bytes, name:
         ("csv", b'text\n"He said ""no"".\n\nThen he left."\nb\n', {}, ['He said "no".\n\nThen he left.', "b"]),
         ("tsv", b'text\tn\n"no\t1\nb\t2\n', {"quoted": False}, ['"no', "b"]),
     ],
+    ids=short_id,
 )
 def test_quotes_enclose_a_field_unless_they_are_text(
     tmp_path: Path, form: str, data: bytes, values: dict[str, Any], expected: list[str]
@@ -178,6 +181,7 @@ AROUND = {
         ("csv", b"1," + b"a" * 1001, "too_large"),
         ("csv", b"1," + b"a" * 1_100_000, "too_large"),
     ],
+    ids=short_id,
 )
 def test_a_bad_document_is_refused_with_its_offset_and_the_next_is_read(
     tmp_path: Path, form: str, bad: bytes, reason: str
@@ -285,6 +289,7 @@ QUOTE = "“It is late,” she said."
         ("a.txt", bytes(range(256)) * 9, "encoding_unknown"),
         ("a.txt", BOOK.replace(BODY.replace("\n", "\r\n"), "").encode(), "empty"),
     ],
+    ids=short_id,
 )
 def test_a_book_is_read_without_header_and_license_or_quarantined(
     tmp_path: Path, name: str, data: bytes, expected: RawDocument | str

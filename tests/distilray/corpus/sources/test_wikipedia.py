@@ -16,7 +16,7 @@ from distilray.errors import InputError
 from distilray.formats.bad_rows import BadRow
 from distilray.formats.lines import FileRange
 from tests.distilray.corpus.sources import reading
-from tests.distilray.corpus.sources.reading import Entries, bad_rows, source
+from tests.distilray.corpus.sources.reading import Entries, bad_rows, short_id, source
 from tests.tiny.dumps import TAIL, dump, head, page, pages_of_noise, streams, write, write_crossing, write_multistream
 
 PAGES = pages_of_noise(14, 1_500)
@@ -173,6 +173,7 @@ def test_an_index_beside_the_dump_sets_the_boundaries_of_the_ranges(
         (bz2.compress(b"1:1:T\n")[:-5], "i.txt.bz2", "cut short"),
         (None, "i.txt", "no such file; correct index_path"),
     ],
+    ids=short_id,
 )
 def test_an_index_that_does_not_belong_to_the_dump_is_refused(
     tmp_path: Path, lines: bytes | None, name: str, message: str
@@ -216,7 +217,7 @@ def test_the_pages_before_a_cut_are_read_and_the_cut_is_reported_once(
 PAGE_5 = XML.index(b"<page><title>Page 5")
 
 
-@pytest.mark.parametrize("rest", [b"", b"\n", b"</media", XML[PAGE_5 : PAGE_5 + 100]])
+@pytest.mark.parametrize("rest", [b"", b"\n", b"</media", XML[PAGE_5 : PAGE_5 + 100]], ids=short_id)
 def test_the_bytes_after_the_last_whole_page_are_reported(tmp_path: Path, rest: bytes) -> None:
     [bad] = bad_rows(read(write(tmp_path, XML[:PAGE_5] + rest)))
     if rest.startswith(b"<page>"):
@@ -278,6 +279,7 @@ def test_pages_outside_the_ids_of_a_numbered_part_have_keys_with_its_name(tmp_pa
         (bz2.compress(XML.decode().encode("utf-16-le")), "its encoding is UTF-16LE"),
         (bz2.compress(XML.decode().encode("utf-32")), "its encoding is UTF-32"),
     ],
+    ids=short_id,
 )
 def test_a_file_that_is_not_a_whole_dump_is_refused(tmp_path: Path, data: bytes, reason: str) -> None:
     assert reason in refusal(check, write(tmp_path, data, "file"))
