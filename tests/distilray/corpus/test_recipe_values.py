@@ -1,6 +1,5 @@
 """Values of the recipe of `build_corpus`, from the recipe to the published documents."""
 
-import bz2
 import json
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,12 @@ import pytest
 from distilray.config.corpus import BuildCorpusConfig
 from distilray.corpus import pipeline
 from distilray.corpus.chunks import plan_chunks, source_files
+from distilray.corpus.sources.kinds import SOURCE_KINDS
 from distilray.runtime.run_folder import RunFolder
-from tests.distilray.corpus.sources.reading import parquet
+from tests.distilray.corpus.sources.reading import document_file
 from tests.distilray.interruptions import tasks_in_process
 from tests.tiny.corpus import sentences_of
-from tests.tiny.dumps import dump, page, write
+from tests.tiny.dumps import write
 from tests.tiny.extraction import LENIENT
 
 WRAPPED = "The ship came in. Nobody was\nat the helm of it."
@@ -41,26 +41,14 @@ def jsonl_source(folder: Path, texts: list[str]) -> dict[str, Any]:
     return {"kind": "jsonl", "name": "own", "path": str(file)}
 
 
-FILES = {
-    "wikipedia": ("a.xml.bz2", lambda text: bz2.compress(dump(page(1, "A", text)))),
-    "books": ("a.txt", str.encode),
-    "parquet": ("a.parquet", lambda text: parquet({"text": [text]})),
-    "jsonl": ("a.jsonl", lambda text: json.dumps({"text": text}).encode()),
-    "csv": ("a.csv", lambda text: f'text\n"{text}"\n'.encode()),
-    "tsv": ("a.tsv", lambda text: f'text\n"{text}"\n'.encode()),
-    "text": ("a.txt", str.encode),
-}
-every_kind = pytest.mark.parametrize("kind", FILES)
-
-
 def write_source(folder: Path, kind: str, text: str) -> dict[str, Any]:
     """Write a file with one document and return the source that reads it."""
-    name, content = FILES[kind]
+    name, data = document_file(kind, text)
     whole_file = {"document_per": "file"} if kind == "text" else {}
-    return {"kind": kind, "name": "own", "path": write(folder, content(text), name), **whole_file}
+    return {"kind": kind, "name": "own", "path": write(folder, data, name), **whole_file}
 
 
-@every_kind
+@pytest.mark.parametrize("kind", SOURCE_KINDS)
 def test_documents_have_the_license_and_the_sentences_of_the_language_of_their_source(
     tmp_path: Path, kind: str
 ) -> None:
