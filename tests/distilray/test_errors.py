@@ -22,7 +22,7 @@ def caused_by(cause: BaseException) -> BaseException:
     return error
 
 
-def test_an_input_error_is_found_behind_every_kind_of_wrapping() -> None:
+def test_an_input_error_is_found_in_every_kind_of_wrapper() -> None:
     wanted = InputError("x")
     wrapped = [
         wanted,
@@ -34,7 +34,7 @@ def test_an_input_error_is_found_behind_every_kind_of_wrapping() -> None:
     assert [find_input_error(error) for error in wrapped] == [wanted] * len(wrapped)
 
 
-def test_an_error_without_an_input_error_behind_it_gives_none() -> None:
+def test_other_errors_have_no_input_error() -> None:
     first, second = RuntimeError("a"), RuntimeError("b")
     first.__cause__, second.__cause__ = second, first
     others = [first, OSError(errno.ECHILD, "no child"), Wrapping(cause=ValueError("x"), worker_failures={0: "text"})]

@@ -1,7 +1,7 @@
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -35,31 +35,24 @@ def _plan_copy(config: CopyConfig) -> dict[str, object]:
     return {"time": Quantity("", 90, "s"), "steps": Quantity("", config.max_steps or 1, "steps")}
 
 
+def row(job: Job) -> SimpleNamespace:
+    """Return the row of the stage table for a job."""
+    return SimpleNamespace(config_class=job.config_class, job=lambda: job)
+
+
 class Stages(dict):
     """Two stages that write text; `ran` names the folders of runs in their order."""
 
     def __init__(self) -> None:
         self.ran: list[str] = []
         text = Job("text", TextConfig, _plan_text, self._run, show=lambda folder: print("shown", folder.uri))
-        super().__init__(text=Row(text), copy=Row(Job("copy", CopyConfig, _plan_copy, self._run)))
+        super().__init__(text=row(text), copy=row(Job("copy", CopyConfig, _plan_copy, self._run)))
 
     def _run(self, config, folder) -> Outcome:
         self.ran.append(Path(folder.uri).name)
         source = config.text_path if isinstance(config, TextConfig) else f"{config.text_dir}/text"
         storage.write_bytes(folder.path("text"), storage.read_bytes(source) * getattr(config, "times", 1))
         return Outcome("3 rows, and more", {}, folder.describe_outputs(["text"]))
-
-
-@dataclass
-class Row:
-    made: Job
-
-    @property
-    def config_class(self) -> type[JobConfig]:
-        return self.made.config_class
-
-    def job(self) -> Job:
-        return self.made
 
 
 STAGES = {

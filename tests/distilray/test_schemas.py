@@ -17,7 +17,7 @@ def test_a_schema_has_its_name_and_version_also_in_a_file(name: str, tmp_path: P
     schemas.check_schema(pq.read_schema(tmp_path / "x.parquet"), ALL[name], "x.parquet")
 
 
-def test_no_schema_holds_an_extension_type() -> None:
+def test_no_schema_contains_an_extension_type() -> None:
     # Their metadata has been unpickled by readers; plain lists and numbers carry no code.
     fields = [field for schema in ALL.values() for field in schema]
     assert not [field.name for field in fields if isinstance(field.type, pa.BaseExtensionType)]

@@ -33,22 +33,24 @@ _SHARDS = {
     "chunk_mb": 0.05,
     "rows_per_shard": 500,
 }
+_ON_CPU = {"num_workers": 1, "use_gpu": False, "cpus_per_worker": 1}
 _TRAINING = {
+    "shards_dir": "{folder}/shards",
     "max_steps": 5,
     "batch_size": 8,
     "micro_batch_size": 3,
     "precision": "fp32",
     "optimizer": {"learning_rate": 1e-3},
-    "scaling": {"num_workers": 1, "use_gpu": False, "cpus_per_worker": 1},
+    "scaling": _ON_CPU,
     "intervals": {"evaluate_every_steps": 5, "heldout_examples": 30},
 }
-_STUDENT = {**_TRAINING, "shards_dir": "{folder}/shards", "teacher_dir": "{folder}/teacher"}
+_STUDENT = {**_TRAINING, "teacher_dir": "{folder}/teacher"}
 _EVERY_TERM = {"alpha_mse": 0.01, "alpha_hidden": 1.0, "alpha_attention": 1.0, "alpha_values": 1.0}
+_FINE_TUNING = {"epochs": 4, "max_length": 32, "batch_size": 8, "learning_rate": 3e-3, "seeds": [1, 2]}
 WITHOUT_MODELS = ("corpus", "tokenizer", "shards", "shards-paper")
-# (run folder, job, recipe)
-_STAGES: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    (
-        "corpus",
+# Job and recipe by run folder.
+_STAGES: dict[str, tuple[str, dict[str, Any]]] = {
+    "corpus": (
         "build_corpus",
         {
             "sources": [
@@ -61,16 +63,11 @@ _STAGES: tuple[tuple[str, str, dict[str, Any]], ...] = (
             "chunk_mb": 0.05,
         },
     ),
-    ("tokenizer", "train_tokenizer", {"corpus_dir": "{folder}/corpus", "vocabulary_size": 1000}),
-    ("shards", "encode_corpus", {**_SHARDS, "dupe_factor": 1, "masking": {"whole_words": True}}),
-    ("shards-paper", "encode_corpus", {**_SHARDS, "mode": "paper"}),
-    (
-        "teacher",
-        "train_teacher",
-        {**_TRAINING, "shards_dir": "{folder}/shards", "encoder_dir": "{folder}/encoder"},
-    ),
-    (
-        "teacher-cache",
+    "tokenizer": ("train_tokenizer", {"corpus_dir": "{folder}/corpus", "vocabulary_size": 1000}),
+    "shards": ("encode_corpus", {**_SHARDS, "dupe_factor": 1, "masking": {"whole_words": True}}),
+    "shards-paper": ("encode_corpus", {**_SHARDS, "mode": "paper"}),
+    "teacher": ("train_teacher", {**_TRAINING, "encoder_dir": "{folder}/encoder"}),
+    "teacher-cache": (
         "cache_teacher",
         {
             "shards_dir": "{folder}/shards",
@@ -81,45 +78,39 @@ _STAGES: tuple[tuple[str, str, dict[str, Any]], ...] = (
             "scaling": {"gpus_per_task": 0, "cpus_per_task": 1},
         },
     ),
-    ("student", "distill", {**_STUDENT, "dropout": 0.1}),
-    (
-        "student-of-cache",
+    "student": ("distill", {**_STUDENT, "dropout": 0.1}),
+    "student-of-cache": (
         "distill",
         {**_STUDENT, "teacher_cache_dir": "{folder}/teacher-cache", "losses": {"ce_positions": "masked"}},
     ),
-    (
-        "student-every-term",
-        "distill",
-        {**_STUDENT, "shards_dir": "{folder}/shards-paper", "losses": _EVERY_TERM},
-    ),
-    (
-        "glue",
+    "student-every-term": ("distill", {**_STUDENT, "shards_dir": "{folder}/shards-paper", "losses": _EVERY_TERM}),
+    "glue": (
         "evaluate_glue",
         {
             "model_dir": "{folder}/student",
             "glue_dir": "{folder}/glue-task",
             "tasks": ["follows"],
             "precision": "fp32",
-            "fine_tuning": {"epochs": 4, "max_length": 32, "batch_size": 8, "learning_rate": 3e-3, "seeds": [1, 2]},
+            "fine_tuning": _FINE_TUNING,
             "scaling": {"use_gpu": False, "cpus_per_worker": 1},
         },
     ),
-)
+}
 
 
 def pipeline_values(folder: Path) -> dict[str, Any]:
     """Run all stages, and return the hashes from their manifests and the properties that the weights depend on."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_inputs(folder)
-    run_stages(folder, [name for name, _, _ in _STAGES])
+    run_stages(folder, list(_STAGES))
     processor = [torch.__version__, torch.backends.cpu.get_cpu_capability(), cpu_name(), *cpu_features()]
-    return {"processor": " ".join(processor), **{name: run_hashes(folder / name) for name, _, _ in _STAGES}}
+    return {"processor": " ".join(processor), **{name: run_hashes(folder / name) for name in _STAGES}}
 
 
 def run_stages(folder: Path, names: Sequence[str]) -> None:
     """Run stages with inputs in a folder."""
     with ray_in_process():
-        for name, job, values in _STAGES:
+        for name, (job, values) in _STAGES.items():
             if job == "train_teacher" and not (folder / "encoder").is_dir():
                 _write_encoder(folder / "encoder", str(folder / "tokenizer"))
             if name in names:
@@ -153,15 +144,8 @@ def _write_encoder(folder: Path, tokenizer_dir: str) -> None:
     """Write a BERT of four layers with random weights."""
     tokenizer_json = read_tokenizer(tokenizer_dir)
     torch.manual_seed(3)
-    size = {
-        "hidden_size": 32,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-        "initializer_range": 0.15,
-    }
+    size = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64}
     vocabulary = vocabulary_of(tokenizer_json).size
+    config = BertConfig(vocab_size=vocabulary, max_position_embeddings=64, initializer_range=0.15, **size)
     folder.mkdir()
-    save_model(
-        BertForMaskedLM(BertConfig(vocab_size=vocabulary, max_position_embeddings=64, **size)), folder, tokenizer_json
-    )
+    save_model(BertForMaskedLM(config), folder, tokenizer_json)

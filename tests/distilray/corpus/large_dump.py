@@ -28,9 +28,9 @@ def copies(pages: list[bytes], number: int) -> Iterator[bytes]:
 
 
 def _copy(page: bytes, copy: int) -> bytes:
-    page = _ID.sub(lambda found: b"<id>%d</id>" % (int(found[1]) + copy * _ID_STEP), page, count=1)
+    page = _ID.sub(lambda match: b"<id>%d</id>" % (int(match[1]) + copy * _ID_STEP), page, count=1)
     page = page.replace(b"</title>", b" %d</title>" % copy, 1)
-    return _TEXT.sub(lambda found: found[0] + b"This is copy number %d of the page.\n\n" % copy, page, count=1)
+    return _TEXT.sub(lambda match: match[0] + b"This is copy number %d of the page.\n\n" % copy, page, count=1)
 
 
 def write_multistream(path: Path, number: int, *, level: int = 9, pages_per_stream: int = 100) -> int:
@@ -44,8 +44,8 @@ def write_multistream(path: Path, number: int, *, level: int = 9, pages_per_stre
 
         def flush() -> None:
             for page in batch:
-                found = re.search(rb"<title>(.*?)</title>.*?<id>(\d+)</id>", page, re.DOTALL)
-                index.append(f"{file.tell()}:{found[2].decode()}:{found[1].decode()}\n")
+                match = re.search(rb"<title>(.*?)</title>.*?<id>(\d+)</id>", page, re.DOTALL)
+                index.append(f"{file.tell()}:{match[2].decode()}:{match[1].decode()}\n")
             file.write(bz2.compress(b"".join(batch), level))
             batch.clear()
 

@@ -45,12 +45,12 @@ def test_a_source_without_files_of_its_own_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("pattern", "names"), [("", ["a.txt", "b/two.txt", "c/three.txt"]), ("/*/*.txt", ["b/two.txt", "c/three.txt"])]
+    ("pattern", "names"), [("", ["a%20.txt", "b/two.txt", "c/three.txt"]), ("/*/*.txt", ["b/two.txt", "c/three.txt"])]
 )
 def test_files_are_named_by_their_path_below_the_folder(tmp_path: Path, pattern: str, names: list[str]) -> None:
-    books(tmp_path, **{"b/two": 1, "c/three": 1, "a": 1})
-    found = source_files(config({"kind": "books", "path": f"{tmp_path}{pattern}"}))
-    assert [file.name for file in found] == names
+    books(tmp_path, **{"b/two": 1, "c/three": 1, "a%20": 1})
+    files = source_files(config({"kind": "books", "path": f"{tmp_path}{pattern}"}))
+    assert [file.name for file in files] == names
 
 
 def test_small_files_share_a_chunk_up_to_its_size(tmp_path: Path) -> None:
@@ -88,5 +88,5 @@ def test_a_relative_path_is_the_same_file_in_every_folder(tmp_path: Path, monkey
     source = books(tmp_path, **{"b/two": 1})
     monkeypatch.chdir(tmp_path)
     for path in (".", "*/*.txt", "b/two.txt"):
-        found = source_files(config({**source, "path": path}))
-        assert [file.uri for file in found] == [f"{tmp_path}/b/two.txt"]
+        files = source_files(config({**source, "path": path}))
+        assert [file.uri for file in files] == [f"{tmp_path}/b/two.txt"]

@@ -18,8 +18,8 @@ def search(folder: Path, texts: list[str], *, documents: int = 10, **values: obj
     for stage in plan_searches(config, documents):
         for each in stage:
             run_search(each, config, config.run_dir, [each.number for each in counts])
-    found = dropped_rows(config.run_dir, 0, len(counts))
-    return {chunk: reason for chunk, rows in found.items() for reason in rows.values()}
+    dropped = dropped_rows(config.run_dir, 0, len(counts))
+    return {chunk: reason for chunk, rows in dropped.items() for reason in rows.values()}
 
 
 NEAR = {"duplicates": {"near": {}}}

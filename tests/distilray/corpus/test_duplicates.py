@@ -28,11 +28,11 @@ def keys_of(values: Iterable[int]) -> np.ndarray:
 def pairs_of(jaccard: float, *, words: int, pairs: int) -> list[list[str]]:
     """Neighbouring documents of one-word n-grams with this Jaccard similarity, other pairs have no word in common."""
     shared = round(2 * words * jaccard / (1 + jaccard))
-    found = []
+    documents = []
     for pair in range(pairs):
         names = [f"{pair}x{number}" for number in range(2 * words - shared)]
-        found += [[" ".join(names[:words])], [" ".join(names[words - shared :])]]
-    return found
+        documents += [[" ".join(names[:words])], [" ".join(names[words - shared :])]]
+    return documents
 
 
 def words_of(sentences: list[str]) -> list[str]:
@@ -101,11 +101,11 @@ def test_near_duplicates_are_found_and_related_texts_are_not(jaccard: float, low
     config = CONFIG.model_copy(update={"ngram_words": 1})
     made = signatures(pairs_of(jaccard, words=200, pairs=150), config)
     ordinals, packed = np.arange(300, dtype=np.uint64), pack_signatures(made)
-    found = set()
+    duplicates = set()
     for keys in band_keys(made, config).T:
-        found |= set(near_duplicates(ordinals, keys, packed, threshold=0.8)[0].tolist())
-    assert low <= len(found) / 150 <= high
-    assert all(ordinal % 2 for ordinal in found)
+        duplicates |= set(near_duplicates(ordinals, keys, packed, threshold=0.8)[0].tolist())
+    assert low <= len(duplicates) / 150 <= high
+    assert all(ordinal % 2 for ordinal in duplicates)
 
 
 def expected_similar(keys: list[int], packed: np.ndarray, threshold: float) -> dict[int, int]:

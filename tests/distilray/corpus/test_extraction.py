@@ -1,4 +1,6 @@
 import json
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -6,8 +8,10 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
+from distilray.corpus.chunks import plan_chunks, source_files
 from distilray.corpus.decontamination import read_evaluation_ngrams
-from distilray.corpus.extraction import ScreeningData, chunk_file, chunk_schema, quarantine_file
+from distilray.corpus.extraction import ScreeningData, chunk_file, chunk_schema, extract_chunk, quarantine_file
+from distilray.schemas import DOCUMENTS
 from tests.tiny.dumps import dump, page
 from tests.tiny.extraction import documents, extract
 
@@ -22,11 +26,12 @@ def test_each_document_read_is_kept_or_dropped(tmp_path: Path) -> None:
     assert sum((chunk.dropped["too_short"] for chunk in counts), 0) == 2
 
 
-def test_a_document_carries_its_counts(tmp_path: Path) -> None:
-    row = documents(*extract(tmp_path, [SHIPS])).to_pylist()[0]
-    assert row["doc_id"] == "texts:000.txt"
-    assert row["sentences"] == ["A ship came in.", "Nobody was at the helm of it."]
-    assert (row["words"], row["tokens"], row["residue"], row["holes"]) == (11, 13, 0, 0)
+def test_a_document_is_stored_with_its_counts(tmp_path: Path) -> None:
+    rows = documents(*extract(tmp_path, [SHIPS, "The dog | ran to () it."])).to_pylist()
+    assert [row["doc_id"] for row in rows] == ["texts:000.txt", "texts:001.txt"]
+    assert rows[0]["sentences"] == ["A ship came in.", "Nobody was at the helm of it."]
+    numbers = [[row[name] for name in ("words", "tokens", "residue", "holes")] for row in rows]
+    assert numbers == [[11, 13, 0, 0], [7, 9, 1, 1]]
 
 
 def test_tokens_are_those_of_the_tokenizer_in_the_recipe(tmp_path: Path) -> None:
@@ -76,7 +81,8 @@ def test_sentences_of_an_evaluation_set_are_dropped(
     config, counts = extract(tmp_path, [SHIPS, DOGS], screening, decontamination=against)
     sentences = [sentence for document in documents(config, counts)["sentences"].to_pylist() for sentence in document]
     assert sentences == ["A ship came in.", "Nobody was at the helm of it.", *remaining]
-    assert sum(chunk.contaminated["RTE"] for chunk in counts) == 1
+    assert [chunk.contaminated for chunk in counts] == [{}, {"RTE": 1}]
+    assert (counts[1].dropped or counts[1].sentences_dropped)["contaminated"] == 1
 
 
 def test_a_quarantine_entry_is_listed_and_counted(tmp_path: Path) -> None:
@@ -92,14 +98,27 @@ def test_sentences_with_a_hole_are_dropped_for_its_reason(tmp_path: Path) -> Non
     (tmp_path / "dump.xml").write_bytes(dump(page(1, "A", text)))
     source = {"path": f"{tmp_path}/dump.xml", "templates": {"GS": "submarine {1}"}}
     config, counts = extract(tmp_path, [], sources=[source], chunk_mb=1)
-    assert documents(config, counts)["sentences"].to_pylist() == [["Dogs bark.", "The submarine U-47 sank."]]
+    [row] = documents(config, counts).select(DOCUMENTS.names).to_pylist()
+    assert row == {
+        **{"doc_id": "wikipedia:1", "source": "wikipedia", "title": "A", "file": "dump.xml"},
+        **{"page_id": 1, "revision_id": 101, "license": "CC-BY-SA-4.0"},
+        "sentences": ["Dogs bark.", "The submarine U-47 sank."],
+    }
+    assert counts[0].text_bytes == len(text.replace("&lt;", "<"))
     assert counts[0].sentences_dropped == {"unknown_template": 1, "formula_or_code": 1}
     assert counts[0].unknown_templates == {"jct": 2}
 
 
-def test_the_same_chunk_gives_the_same_bytes_and_they_are_counted(tmp_path: Path) -> None:
+def test_the_file_of_a_chunk_is_reproducible_and_its_size_is_counted(tmp_path: Path) -> None:
     runs = [extract(tmp_path / name, [SHIPS, DOGS], duplicates={"near": {}}) for name in ("a", "b")]
     for number in range(2):
         first, again = (Path(chunk_file(config.run_dir, number)).read_bytes() for config, _ in runs)
         assert first == again
         assert runs[0][1][number].file_bytes == len(first)
+
+
+def test_the_time_of_each_step_is_counted(tmp_path: Path) -> None:
+    config, _ = extract(tmp_path, [SHIPS])
+    chunk = plan_chunks(config, source_files(config))[0]
+    counts = extract_chunk(chunk, config, config.run_dir, ScreeningData(), clock=partial(next, count()))
+    assert counts.seconds == {"read": 2, "clean": 1, "split": 1, "filter": 1, "count": 1, "write": 1}

@@ -99,7 +99,7 @@ def test_basic_tokens_are_those_of_the_tokenizer_of_bert(sentences: list[str]) -
 
 
 @given(st.integers(1, 2**40))
-def test_a_bin_holds_its_lower_bound_and_less_than_twice_as_much(words: int) -> None:
+def test_a_bin_contains_its_lower_bound_and_less_than_twice_as_much(words: int) -> None:
     lower = histogram_bin(words)
     assert lower <= words < 2 * lower
     assert lower.bit_count() == 1
@@ -134,8 +134,8 @@ TEXTS = {
 
 @pytest.mark.parametrize("language", TEXTS)
 def test_the_language_of_a_text_is_detected(language: str) -> None:
-    found, probability = detect_language(TEXTS[language])
-    assert found == language
+    detected, probability = detect_language(TEXTS[language])
+    assert detected == language
     assert probability > 0.8
 
 

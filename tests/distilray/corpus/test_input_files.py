@@ -1,6 +1,5 @@
 """Input files of every kind of source that are empty, not accessible, or in an unsupported format."""
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,13 @@ from distilray.corpus.chunks import check_inputs, plan_chunks, source_files
 from distilray.corpus.extraction import ChunkCounts, ScreeningData, extract_chunk
 from distilray.corpus.pipeline import plan_corpus
 from distilray.errors import InputError
-from tests.distilray.corpus.sources.reading import parquet
+from tests.distilray.corpus.sources.reading import document_file, parquet, short_id
 from tests.distilray.permissions import forbidden
 from tests.tiny.compression import COMPRESS, zstd
 from tests.tiny.extraction import LENIENT
 
 TEXT = "The harbour is old. Its walls are of stone."
-GOOD: dict[str, tuple[str, bytes]] = {
-    "text": ("a.txt", TEXT.encode()),
-    "books": ("a.txt", TEXT.encode()),
-    "jsonl": ("a.jsonl", json.dumps({"text": TEXT}).encode()),
-    "csv": ("a.csv", f'text\n"{TEXT}"\n'.encode()),
-    "parquet": ("a.parquet", parquet({"text": [TEXT]})),
-}
+GOOD = {kind: document_file(kind, TEXT) for kind in ("text", "books", "jsonl", "csv", "parquet")}
 # Files without a document; those that are compressed have content of no bytes, or no bytes at all.
 EMPTY = [
     ("text", "b.txt", b""),
@@ -63,7 +56,7 @@ def extract(wanted: BuildCorpusConfig) -> list[ChunkCounts]:
     return [extract_chunk(chunk, wanted, wanted.run_dir, ScreeningData()) for chunk in plan_chunks(wanted, files)]
 
 
-@pytest.mark.parametrize(("kind", "name", "data"), EMPTY)
+@pytest.mark.parametrize(("kind", "name", "data"), EMPTY, ids=short_id)
 def test_an_empty_file_among_others_is_counted_and_the_others_are_read(
     tmp_path: Path, kind: str, name: str, data: bytes
 ) -> None:

@@ -18,22 +18,22 @@ GROUP: dict[str, Any] = {
 
 
 def report(kind: str = "wikipedia", chunk: dict[str, Any] = CHUNK) -> SourceReport:
-    found = SourceReport("name", kind, files=1)
-    found.add_chunk(chunk)
-    found.add_group(GROUP)
-    return found
+    source = SourceReport("name", kind, files=1)
+    source.add_chunk(chunk)
+    source.add_group(GROUP)
+    return source
 
 
 def test_a_report_for_each_source_counts_its_files() -> None:
     sources = [{"path": "a"}, {"kind": "books", "path": "b"}]
     config = BuildCorpusConfig.model_validate({"run_dir": "r", "sources": sources})
-    assert [(found.kind, found.files) for found in source_reports(config, [0, 1, 1])] == [
+    assert [(source.kind, source.files) for source in source_reports(config, [0, 1, 1])] == [
         ("wikipedia", 1),
         ("books", 2),
     ]
 
 
-def test_what_was_read_was_kept_or_dropped() -> None:
+def test_documents_are_kept_or_dropped() -> None:
     counts = corpus_counts([report(), report("books")])
     assert (counts["read"], counts["documents"], sum(counts["dropped"].values())) == (20, 10, 10)
 
@@ -108,3 +108,13 @@ def test_unknown_templates_are_listed_by_use_up_to_a_limit() -> None:
     assert len(many.unknown_templates) == 1001
     assert sum(many.unknown_templates.values()) == 3000
     assert next(iter(many.counts()["unknown_templates"])) == "(others)"
+
+
+def test_counts_are_sorted_and_without_zeros() -> None:
+    source = report(chunk={**CHUNK, "dropped": {"redirect": 4, "heading": 0, "empty": 1}})
+    source.add_group({**GROUP, "words_per_document": {"128": 1, "16": 1}, "words_per_sentence": {"16": 2, "4": 1}})
+    counts = source.counts()
+    assert list(counts["dropped"].items()) == [("empty", 1), ("exact_duplicate", 2), ("redirect", 4)]
+    assert list(counts["words_per_document"].items()) == [("16", 1), ("32", 5), ("128", 1)]
+    assert list(counts["words_per_sentence"]) == ["4", "8", "16"]
+    assert (counts["words"], counts["residue_per_1000_words"], counts["holes_per_1000_words"]) == (400, 5.0, 0.0)

@@ -161,6 +161,6 @@ def test_a_compressed_file_is_one_range(tmp_path: Path, suffix: str) -> None:
     assert byte_ranges(uri, "a", chunk_bytes=10) == [FileRange(uri, "a", 0, 1000, "whole", 1000)]
 
 
-def test_a_line_over_the_limit_comes_without_data_and_the_next_with_it(tmp_path: Path) -> None:
+def test_a_line_over_the_limit_has_no_data(tmp_path: Path) -> None:
     (whole,) = byte_ranges(write(tmp_path, b"a" * 21 + b"\n" + b"b" * 20 + b"\n"), "a.txt", chunk_bytes=1000)
     assert list(read_lines(whole, max_bytes=20)) == [Line(0, b"", 21), Line(22, b"b" * 20, 20)]

@@ -1,6 +1,8 @@
 """Reading of files of any kind of source."""
 
+import bz2
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from distilray.config.corpus import Source
 from distilray.corpus.sources.kinds import SOURCE_KINDS
 from distilray.corpus.sources.raw_documents import RawDocument
 from distilray.formats.bad_rows import BadRow
+from tests.tiny.dumps import dump, page
 
 Entries = list[RawDocument | BadRow]
 _SOURCES: TypeAdapter[Any] = TypeAdapter(Source)
@@ -57,3 +60,23 @@ def parquet(columns: dict[str, Sequence[Any] | pa.Array], **options: Any) -> byt
     file = io.BytesIO()
     pq.write_table(pa.table(columns), file, **options)
     return file.getvalue()
+
+
+def document_file(kind: str, text: str) -> tuple[str, bytes]:
+    """Return the name and the content of a file with one document."""
+    rows = f'text\n"{text}"\n'.encode()
+    files = {
+        "wikipedia": ("a.xml.bz2", bz2.compress(dump(page(1, "A", text)))),
+        "books": ("a.txt", text.encode()),
+        "parquet": ("a.parquet", parquet({"text": [text]})),
+        "jsonl": ("a.jsonl", json.dumps({"text": text}).encode()),
+        "csv": ("a.csv", rows),
+        "tsv": ("a.tsv", rows),
+        "text": ("a.txt", text.encode()),
+    }
+    return files[kind]
+
+
+def short_id(value: object) -> str:
+    """Return the id of a parameter, which may be the content of a file."""
+    return value if isinstance(value, str) else ascii(value)[:40]

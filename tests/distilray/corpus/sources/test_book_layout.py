@@ -77,7 +77,7 @@ def test_text_that_is_not_prose_is_removed(furniture: str) -> None:
         "“I—”", "Civil.", "He wrote fill_in_form on the card.", "In 1901 there were forty.",
     ],
 )  # fmt: skip
-def test_prose_that_looks_like_a_heading_stays(sentence: str) -> None:
+def test_prose_that_looks_like_a_heading_is_not_removed(sentence: str) -> None:
     assert book_prose(f"{WRAPPED}\n\n{sentence}") == f"{PROSE}\n\n{sentence}"
 
 
@@ -138,7 +138,7 @@ def test_a_sentence_continues_with_a_name_or_a_quote(below: str) -> None:
         "CHAPTER\n12\nThe rope lay there.",
     ],
 )
-def test_a_number_that_divides_no_sentence_stays(text: str) -> None:
+def test_a_number_that_divides_no_sentence_is_not_removed(text: str) -> None:
     assert remove_insertions(text) == text
 
 

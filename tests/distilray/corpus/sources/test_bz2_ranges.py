@@ -54,7 +54,7 @@ def text(spans: list[TextSpan | BadRow]) -> bytes:
     return b"".join(span.data for span in spans if isinstance(span, TextSpan))
 
 
-def faults(spans: list[TextSpan | BadRow]) -> list[BadRow]:
+def bad_rows(spans: list[TextSpan | BadRow]) -> list[BadRow]:
     return [span for span in spans if isinstance(span, BadRow)]
 
 
@@ -69,8 +69,8 @@ def test_all_ranges_give_the_text_once_and_in_order(
     size = Path(files[reader]).stat().st_size
     chunk_bytes = max(int(fraction * size), 20_000 if reader is read_blocks else 1_000)
     starts = range(0, size, chunk_bytes)
-    found = [text(read(reader, files[reader], start, min(start + chunk_bytes, size))) for start in starts]
-    assert b"".join(found) == expected
+    texts = [text(read(reader, files[reader], start, min(start + chunk_bytes, size))) for start in starts]
+    assert b"".join(texts) == expected
 
 
 def test_blocks_are_read_through_the_border_of_two_streams(tmp_path: Path) -> None:
@@ -91,16 +91,16 @@ def test_a_block_that_contains_its_mark_by_chance_is_read_completely(
 
 
 @pytest.mark.parametrize("at", [0, 1, 10, 11])
-def test_the_first_stream_behind_an_offset_is_found(files: dict[Reader, str], at: int) -> None:
+def test_the_first_stream_after_an_offset_is_found(files: dict[Reader, str], at: int) -> None:
     with StoredFile(files[read_streams]) as stored:
         assert find_stream(stored, OFFSETS[at], stored.size) == OFFSETS[at]
         assert find_stream(stored, OFFSETS[at] + 1, stored.size) == (OFFSETS[at + 1] if at < 11 else None)
 
 
-@pytest.mark.parametrize("place", [MIB - 10, MIB - 9, MIB - 1, MIB])
-def test_a_stream_is_found_where_two_reads_meet(tmp_path: Path, place: int) -> None:
-    with StoredFile(write(tmp_path, bytes(place) + MANY)) as stored:
-        assert find_stream(stored, 0, stored.size) == place
+@pytest.mark.parametrize("offset", [MIB - 10, MIB - 9, MIB - 1, MIB])
+def test_a_stream_is_found_where_two_reads_meet(tmp_path: Path, offset: int) -> None:
+    with StoredFile(write(tmp_path, bytes(offset) + MANY)) as stored:
+        assert find_stream(stored, 0, stored.size) == offset
 
 
 @pytest.mark.parametrize("shift", range(8))
@@ -109,30 +109,39 @@ def test_a_block_is_found_at_every_bit(shift: int) -> None:
     assert bz2_ranges._find_marks(data, 0x314159265359) == [72 - 48 - shift]
 
 
-def test_an_empty_stream_among_others_does_no_harm(tmp_path: Path) -> None:
-    uri = write(tmp_path, streams([PARTS[0], b"", PARTS[1]])[0])
-    assert read(read_streams, uri)[-1] == TextSpan(len(bz2.compress(PARTS[0])) + 14, PARTS[1])
-    assert not faults(read(read_streams, uri))
-
-
 def damaged(data: bytes, at: int) -> bytes:
     return data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :]
 
 
-def test_a_damaged_stream_is_reported_with_its_bytes_and_the_next_is_read(tmp_path: Path) -> None:
-    found = read(read_streams, write(tmp_path, damaged(MANY, OFFSETS[3] + 2_000)))
-    assert text(found) == b"".join(PARTS[:3] + PARTS[4:])
-    [fault] = faults(found)
-    assert (fault.offset, fault.reason, fault.lost_bytes) == (OFFSETS[3], "bz2_damaged", OFFSETS[4] - OFFSETS[3])
+DAMAGED = damaged(MANY, OFFSETS[3] + 2_000)
+
+
+@pytest.mark.parametrize(
+    ("data", "start", "expected", "bad"),
+    [
+        (DAMAGED, 0, PARTS[:3] + PARTS[4:], [(OFFSETS[3], OFFSETS[4] - OFFSETS[3])]),
+        (DAMAGED, OFFSETS[3] + 1, PARTS[4:], []),
+        (MANY[: OFFSETS[5] + 300], 0, PARTS[:5], [(OFFSETS[5], 300)]),
+        (streams([PARTS[0], b"", PARTS[1]])[0], 0, PARTS[:2], []),
+    ],
+    ids=["damaged", "damaged before the range", "cut short", "empty"],
+)
+def test_a_stream_that_cannot_be_read_is_reported_with_its_bytes_and_the_next_is_read(
+    tmp_path: Path, data: bytes, start: int, expected: list[bytes], bad: list[tuple[int, int]]
+) -> None:
+    spans = read(read_streams, write(tmp_path, data), start)
+    assert text(spans) == b"".join(expected)
+    assert [(row.offset, row.lost_bytes) for row in bad_rows(spans)] == bad
+    assert {row.reason for row in bad_rows(spans)} <= {"bz2_damaged"}
 
 
 def test_a_damaged_block_is_reported_and_the_next_is_read(tmp_path: Path) -> None:
-    found = read(read_blocks, write(tmp_path, damaged(ONE, len(ONE) // 2)))
-    [fault] = faults(found)
-    assert fault.reason == "bz2_damaged"
-    assert fault.offset < len(ONE) // 2 < fault.offset + fault.lost_bytes
-    at = found.index(fault)
-    before, behind = text(found[:at]), text(found[at:])
+    spans = read(read_blocks, write(tmp_path, damaged(ONE, len(ONE) // 2)))
+    [bad] = bad_rows(spans)
+    assert bad.reason == "bz2_damaged"
+    assert bad.offset < len(ONE) // 2 < bad.offset + bad.lost_bytes
+    at = spans.index(bad)
+    before, behind = text(spans[:at]), text(spans[at:])
     assert LONG.startswith(before)
     assert LONG.endswith(behind)
     assert len(before) + len(behind) > len(LONG) - 110_000
@@ -146,22 +155,11 @@ def test_damage_never_looks_like_text(tmp_path_factory: pytest.TempPathFactory, 
     assert all(span.data in LONG for span in read(reader, uri) if isinstance(span, TextSpan))
 
 
-def test_a_stream_that_is_cut_short_is_reported(tmp_path: Path) -> None:
-    found = read(read_streams, write(tmp_path, MANY[: OFFSETS[5] + 300]))
-    assert text(found) == b"".join(PARTS[:5])
-    assert faults(found) == [BadRow("f", OFFSETS[5], "bz2_damaged", "the bz2 data is cut short", 300)]
-
-
 def test_the_blocks_before_the_cut_are_not_lost(tmp_path: Path) -> None:
     size = len(ONE) * 3 // 4
-    [fault] = faults(read(read_streams, write(tmp_path, ONE[:size])))
-    assert fault.offset == 0
-    assert 0 < fault.lost_bytes < size // 2
-
-
-def test_a_stream_that_starts_before_the_range_is_skipped(tmp_path: Path) -> None:
-    uri = write(tmp_path, damaged(MANY, OFFSETS[3] + 2_000))
-    assert not faults(read(read_streams, uri, OFFSETS[3] + 1))
+    [bad] = bad_rows(read(read_streams, write(tmp_path, ONE[:size])))
+    assert bad.offset == 0
+    assert 0 < bad.lost_bytes < size // 2
 
 
 @pytest.mark.parametrize("reader", [read_streams, read_blocks])
@@ -170,21 +168,19 @@ def test_a_bomb_is_skipped_and_the_rest_is_read(
 ) -> None:
     monkeypatch.setattr(formats_streams, "FREE_BYTES", MIB)
     bomb = bz2.compress(bytes(6 * MIB))
-    found = read(reader, write(tmp_path, bomb + bz2.compress(PARTS[0])))
-    assert text(found) == PARTS[0]
-    assert [(fault.offset, fault.reason) for fault in faults(found)] == [
-        (0 if reader is read_streams else 4, "bz2_bomb")
-    ]
+    spans = read(reader, write(tmp_path, bomb + bz2.compress(PARTS[0])))
+    assert text(spans) == PARTS[0]
+    assert [(bad.offset, bad.reason) for bad in bad_rows(spans)] == [(0 if reader is read_streams else 4, "bz2_bomb")]
 
 
 @pytest.mark.parametrize("reader", [read_streams, read_blocks])
 def test_a_row_of_small_bombs_ends_the_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: Reader) -> None:
     monkeypatch.setattr(bz2_ranges, "_RANGE_FREE_BYTES", 3 * MIB)
     data = bz2.compress(bytes(MIB)) * 8
-    found = read(reader, write(tmp_path, data))
-    assert 3 * MIB < len(text(found)) <= 4 * MIB
-    assert faults(found)[0].reason == "bz2_bomb"
-    assert faults(found)[0].lost_bytes == len(data) - faults(found)[0].offset
+    spans = read(reader, write(tmp_path, data))
+    assert 3 * MIB < len(text(spans)) <= 4 * MIB
+    assert bad_rows(spans)[0].reason == "bz2_bomb"
+    assert bad_rows(spans)[0].lost_bytes == len(data) - bad_rows(spans)[0].offset
 
 
 def test_repetitive_text_is_no_bomb(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from distilray.corpus.sources.bz2_ranges import TextSpan
@@ -20,27 +20,23 @@ def split(spans: list[TextSpan | BadRow], end: int = 1 << 30, max_bytes: int = 1
     return list(split_pages(spans, end=end, max_bytes=max_bytes))
 
 
-def raw_pages(found: list[RawPage | BadRow]) -> list[RawPage]:
-    return [page for page in found if isinstance(page, RawPage)]
+def raw_pages(pages: list[RawPage | BadRow]) -> list[RawPage]:
+    return [page for page in pages if isinstance(page, RawPage)]
 
 
-def xml_of(found: list[RawPage | BadRow]) -> list[str]:
-    return [bytes(raw.xml).decode() + "\n" for raw in raw_pages(found)]
-
-
-@given(borders=st.lists(st.integers(0, len(XML))))
-def test_pages_are_split_alike_for_any_spans(borders: list[int]) -> None:
-    bounds = [0, *sorted(borders), len(XML)]
-    spans = [TextSpan(7, XML[start:end]) for start, end in pairwise(bounds)]
-    assert xml_of(split([*spans])) == PAGES
+def xml_of(pages: list[RawPage | BadRow]) -> list[str]:
+    return [bytes(raw.xml).decode() + "\n" for raw in raw_pages(pages)]
 
 
 @given(borders=st.lists(st.integers(0, len(XML))), end=st.integers(0, len(XML)))
+@example(borders=[60, 61], end=len(XML))
 def test_a_page_belongs_to_the_range_in_which_it_begins(borders: list[int], end: int) -> None:
     bounds = [0, *sorted([*borders, end]), len(XML)]
     spans = [TextSpan(at, XML[at:end], exact=True) for at, end in pairwise(bounds)]
-    starts = [XML.index(one.encode()) for one in PAGES]
-    assert [raw.offset for raw in split([*spans], end)] == [start for start in starts if start < end]
+    starts = {XML.index(one.encode()): one for one in PAGES}
+    pages = split([*spans], end)
+    assert [raw.offset for raw in pages] == [start for start in starts if start < end]
+    assert xml_of(pages) == [one for start, one in starts.items() if start < end]
 
 
 @given(borders=st.lists(st.integers(0, len(XML))), end=st.integers(0, 12))
@@ -48,8 +44,8 @@ def test_a_page_begins_in_the_piece_with_the_first_byte_of_its_tag(borders: list
     bounds = [0, *sorted(borders), len(XML)]
     spans = [TextSpan(at, XML[start : bounds[at + 1]]) for at, start in enumerate(bounds[:-1])]
     starts = [XML.index(one.encode()) for one in PAGES]
-    places = [max(at for at, border in enumerate(bounds[:-1]) if border <= start) for start in starts]
-    assert [raw.offset for raw in split([*spans], end)] == [offset for offset in places if offset < end]
+    offsets = [max(at for at, border in enumerate(bounds[:-1]) if border <= start) for start in starts]
+    assert [raw.offset for raw in split([*spans], end)] == [offset for offset in offsets if offset < end]
 
 
 def test_no_span_is_read_after_the_last_page() -> None:
@@ -59,11 +55,11 @@ def test_no_span_is_read_after_the_last_page() -> None:
 
 
 def test_an_unfinished_page_is_dropped_at_damage_and_the_next_is_read() -> None:
-    found = split(
+    pages = split(
         [TextSpan(0, (PAGES[0] + "<page><title>").encode()), DAMAGE, TextSpan(60, ("</page>" + PAGES[1]).encode())]
     )
-    assert found[1] == DAMAGE
-    assert xml_of(found) == PAGES[:2]
+    assert pages[1] == DAMAGE
+    assert xml_of(pages) == PAGES[:2]
 
 
 def test_damage_after_the_range_is_not_reported() -> None:
@@ -71,8 +67,8 @@ def test_damage_after_the_range_is_not_reported() -> None:
 
 
 def test_a_page_without_an_end_ends_where_the_next_begins() -> None:
-    found = split([TextSpan(0, (PAGES[0].replace("</page>", "") + PAGES[1]).encode())])
-    assert [bytes(raw.xml).endswith(b"</page>") for raw in raw_pages(found)] == [False, True]
+    pages = split([TextSpan(0, (PAGES[0].replace("</page>", "") + PAGES[1]).encode())])
+    assert [bytes(raw.xml).endswith(b"</page>") for raw in raw_pages(pages)] == [False, True]
 
 
 @pytest.mark.parametrize(("xml", "is_cut"), [(b"<page><title>", True), (b"<page><title></mediawiki>\n", False)])
@@ -83,9 +79,9 @@ def test_a_page_without_an_end_is_cut_unless_the_dump_ends_as_it_should(xml: byt
 @given(size=st.integers(1, 700))
 def test_a_page_over_the_limit_is_oversized_and_the_next_is_read(size: int) -> None:
     xml = (page(1, text="y" * 2000) + PAGES[0]).encode()
-    found = split([TextSpan(0, xml[at : at + size]) for at in range(0, len(xml), size)], max_bytes=700)
-    assert [raw.oversized for raw in raw_pages(found)] == [True, False]
-    assert xml_of(found)[1:] == PAGES[:1]
+    pages = split([TextSpan(0, xml[at : at + size]) for at in range(0, len(xml), size)], max_bytes=700)
+    assert [raw.oversized for raw in raw_pages(pages)] == [True, False]
+    assert xml_of(pages)[1:] == PAGES[:1]
 
 
 OLDER = "<revision><id>9</id><text>old</text></revision>"

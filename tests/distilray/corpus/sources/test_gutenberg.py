@@ -222,7 +222,7 @@ def test_the_license_of_a_store_is_removed_from_either_end(form: str, notice: st
     assert remove_notices(form.format(notice=notice, body=STORY)).removesuffix("\n\n###") == STORY
 
 
-def test_the_title_above_a_license_stays() -> None:
+def test_the_title_above_a_license_is_not_removed() -> None:
     page = "The Lamp\nBy Jane Doe\nSmashwords Edition\nThis ebook may not be resold."
     assert remove_notices(f"{page}\n\n{STORY}") == f"The Lamp\nBy Jane Doe\n\n{STORY}"
 
@@ -246,10 +246,10 @@ def test_if_lines_are_paragraphs_only_those_of_the_license_are_removed() -> None
         "If you are reading this book and like it, she wrote, write to me.",
     ],
 )
-def test_a_text_that_mentions_notes_or_the_store_stays(text: str) -> None:
+def test_a_text_that_mentions_notes_or_the_store_is_unchanged(text: str) -> None:
     assert remove_notices(f"{text}\n\n{STORY}\n\n{text}\n") == f"{text}\n\n{STORY}\n\n{text}\n"
 
 
-def test_a_notice_in_the_middle_of_a_book_stays() -> None:
+def test_a_notice_in_the_middle_of_a_book_is_not_removed() -> None:
     text = f"{STORY}\n\n" * 20 + f"Transcriber's Note: It was so.\n\n{STORE_LICENSE}\n\n" + f"{STORY}\n\n" * 20
     assert remove_notices(text) == text

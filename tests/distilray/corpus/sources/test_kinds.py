@@ -7,7 +7,7 @@ import pytest
 from distilray.corpus.sources.kinds import SOURCE_KINDS
 from distilray.corpus.sources.raw_documents import RawDocument
 from distilray.errors import InputError
-from tests.distilray.corpus.sources.reading import check, parquet, source
+from tests.distilray.corpus.sources.reading import check, parquet, short_id, source
 from tests.tiny.compression import gzipped
 from tests.tiny.dumps import write
 
@@ -85,7 +85,7 @@ REJECTED = [
 ]
 
 
-@pytest.mark.parametrize(("name", "data", "values", "message"), REJECTED)
+@pytest.mark.parametrize(("name", "data", "values", "message"), REJECTED, ids=short_id)
 def test_a_file_that_differs_from_its_source_is_refused(
     tmp_path: Path, name: str, data: bytes, values: dict[str, str], message: str
 ) -> None:

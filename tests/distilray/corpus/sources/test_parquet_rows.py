@@ -104,10 +104,10 @@ def test_a_damaged_row_group_is_lost_and_the_next_is_read(tmp_path: Path, compre
     position = group.column(0).dictionary_page_offset + group.total_byte_size // 40
     data[position : position + 20] = b"?" * 20
     Path(uri).write_bytes(data)
-    bad, *found = read("parquet", uri)
+    bad, *documents = read("parquet", uri)
     assert isinstance(bad, BadRow)
     assert (bad.reason, bad.lost_bytes) == ("parquet_damaged", group.column(0).total_compressed_size)
-    assert found == rows(*long[10:], first=10)
+    assert documents == rows(*long[10:], first=10)
 
 
 def test_an_error_of_the_disk_is_not_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from distilray.corpus.sources import texts as text_files
 from distilray.corpus.sources.kinds import SOURCE_KINDS
 from distilray.corpus.sources.raw_documents import RawDocument
 from distilray.formats.bad_rows import BadRow
-from tests.distilray.corpus.sources.reading import Entries, bad_rows, documents, read, source, texts
+from tests.distilray.corpus.sources.reading import Entries, bad_rows, documents, read, short_id, source, texts
 from tests.tiny.compression import gzipped
 from tests.tiny.dumps import write
 
@@ -62,6 +62,7 @@ def read_form(form: str, folder: Path, data: bytes, *, suffix: str = "", limit: 
             [("7", "T", "é", 2), ("a.csv:21", "U", "b", 1)],
         ),
     ],
+    ids=short_id,
 )
 def test_a_document_has_its_key_title_text_and_size(
     tmp_path: Path, form: str, data: bytes, values: dict[str, str], expected: list[tuple[str, str, str, int]]
@@ -79,6 +80,7 @@ def test_a_document_has_its_key_title_text_and_size(
         (b"n;text\n1;one, two\n2;three\n", "a.csv", {"delimiter": ";"}),
         (gzipped(b'text\n"one, two"\nthree\n'), "a.csv.gz", {}),
     ],
+    ids=short_id,
 )
 def test_csv_dialects_give_the_same_documents(tmp_path: Path, data: bytes, name: str, values: dict[str, str]) -> None:
     assert texts(read(**{"kind": "csv", "uri": write(tmp_path, data, name), **values})) == ["one, two", "three"]
@@ -90,6 +92,7 @@ def test_csv_dialects_give_the_same_documents(tmp_path: Path, data: bytes, name:
         ("csv", b'text\n"He said ""no"".\n\nThen he left."\nb\n', {}, ['He said "no".\n\nThen he left.', "b"]),
         ("tsv", b'text\tn\n"no\t1\nb\t2\n', {"quoted": False}, ['"no', "b"]),
     ],
+    ids=short_id,
 )
 def test_quotes_enclose_a_field_unless_they_are_text(
     tmp_path: Path, form: str, data: bytes, values: dict[str, Any], expected: list[str]
@@ -118,9 +121,9 @@ def test_any_ranges_of_a_text_give_the_same_documents(
     blocks = [
         "\n".join(block).strip() for has_text, block in groupby(lines, lambda line: bool(line.strip())) if has_text
     ]
-    found = read_form(form, folder, data, chunk_bytes=chunk_bytes)
-    assert texts(found) == (blocks if form == "blank_line" else [line.strip() for line in lines if line.strip()])
-    assert found == read_form(form, folder, data)
+    entries = read_form(form, folder, data, chunk_bytes=chunk_bytes)
+    assert texts(entries) == (blocks if form == "blank_line" else [line.strip() for line in lines if line.strip()])
+    assert entries == read_form(form, folder, data)
 
 
 @given(
@@ -178,6 +181,7 @@ AROUND = {
         ("csv", b"1," + b"a" * 1001, "too_large"),
         ("csv", b"1," + b"a" * 1_100_000, "too_large"),
     ],
+    ids=short_id,
 )
 def test_a_bad_document_is_refused_with_its_offset_and_the_next_is_read(
     tmp_path: Path, form: str, bad: bytes, reason: str
@@ -208,8 +212,8 @@ def test_rows_after_an_unclosed_quote_are_lost_bytes(tmp_path: Path) -> None:
 
 
 def test_an_unclosed_quote_ends_at_the_limit_of_a_row(tmp_path: Path) -> None:
-    found = texts(read_form("csv", tmp_path, b'text\n"a\n' + b"a long line of text\n" * 60_000 + b"end\n"))
-    assert (found[0], found[-1]) == ("too_large", "end")
+    entries = texts(read_form("csv", tmp_path, b'text\n"a\n' + b"a long line of text\n" * 60_000 + b"end\n"))
+    assert (entries[0], entries[-1]) == ("too_large", "end")
 
 
 @pytest.mark.parametrize("form", ["line", "blank_line", "file"])
@@ -252,16 +256,16 @@ def test_documents_before_damage_are_read_and_the_lost_bytes_reported(
     ],
 )
 def test_a_heading_of_wikitext_is_no_document(tmp_path: Path, line: str, is_heading: bool) -> None:
-    found = documents(read_form("line", tmp_path, f"{line}\nHe was born.\n".encode()))
+    entries = documents(read_form("line", tmp_path, f"{line}\nHe was born.\n".encode()))
     expected = ("heading", "") if is_heading else (None, line.strip())
-    assert [(document.dropped, document.text) for document in found] == [expected, (None, "He was born.")]
+    assert [(document.dropped, document.text) for document in entries] == [expected, (None, "He was born.")]
 
 
 @pytest.mark.parametrize("form", ["blank_line", "file"])
 def test_the_headings_inside_a_document_are_removed_and_counted(tmp_path: Path, form: str) -> None:
     data = b" = Robert Boulter = \n He was born .\n = = Career = = \n He acted .\n"
-    [found] = documents(read_form(form, tmp_path, data))
-    assert (found.text, found.headings, found.dropped) == ("He was born .\n He acted .", 2, None)
+    [document] = documents(read_form(form, tmp_path, data))
+    assert (document.text, document.headings, document.dropped) == ("He was born .\n He acted .", 2, None)
 
 
 BODY = "The lamp went out before the boat had reached the pier, and nobody on\nboard said a word about it."
@@ -285,15 +289,16 @@ QUOTE = "“It is late,” she said."
         ("a.txt", bytes(range(256)) * 9, "encoding_unknown"),
         ("a.txt", BOOK.replace(BODY.replace("\n", "\r\n"), "").encode(), "empty"),
     ],
+    ids=short_id,
 )
 def test_a_book_is_read_without_header_and_license_or_quarantined(
     tmp_path: Path, name: str, data: bytes, expected: RawDocument | str
 ) -> None:
-    [found] = read("books", write(tmp_path, data, Path(name).name), name=name, chunk_bytes=10, limit=10_000)
-    if isinstance(found, BadRow):
-        assert (found.file, found.reason, "\n" in found.detail) == (name, expected, False)
+    [entry] = read("books", write(tmp_path, data, Path(name).name), name=name, chunk_bytes=10, limit=10_000)
+    if isinstance(entry, BadRow):
+        assert (entry.file, entry.reason, "\n" in entry.detail) == (name, expected, False)
     else:
-        assert found == expected
+        assert entry == expected
 
 
 def test_the_prose_of_a_book_is_unwrapped() -> None:

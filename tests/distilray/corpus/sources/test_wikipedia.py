@@ -16,7 +16,7 @@ from distilray.errors import InputError
 from distilray.formats.bad_rows import BadRow
 from distilray.formats.lines import FileRange
 from tests.distilray.corpus.sources import reading
-from tests.distilray.corpus.sources.reading import Entries, bad_rows, source
+from tests.distilray.corpus.sources.reading import Entries, bad_rows, short_id, source
 from tests.tiny.dumps import TAIL, dump, head, page, pages_of_noise, streams, write, write_crossing, write_multistream
 
 PAGES = pages_of_noise(14, 1_500)
@@ -70,12 +70,14 @@ def expected(xml: bytes) -> list[tuple[int, int, str, str]]:
     ]
 
 
-def assert_same_pages(found: list[RawDocument], xml: bytes) -> None:
+def assert_same_pages(articles: list[RawDocument], xml: bytes) -> None:
     """Compare documents with the pages of ElementTree. Of dropped pages, the text is not compared."""
-    assert [(one.page_id, one.revision_id, one.title) for one in found] == [fields[:3] for fields in expected(xml)]
+    assert [(one.page_id, one.revision_id, one.title) for one in articles] == [fields[:3] for fields in expected(xml)]
     texts = [fields[3] for fields in expected(xml)]
-    assert [one.text_bytes for one in found] == [len(text.encode()) for text in texts]
-    assert [one.text for one in found] == ["" if one.dropped else text for one, text in zip(found, texts, strict=True)]
+    assert [one.text_bytes for one in articles] == [len(text.encode()) for text in texts]
+    assert [one.text for one in articles] == [
+        "" if one.dropped else text for one, text in zip(articles, texts, strict=True)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +124,9 @@ def test_a_whole_dump_passes_the_check_and_its_ranges_cover_it_once(forms: Forms
     check(uri)
     size = Path(uri).stat().st_size
     for chunk_bytes in (1_000, 60_000, BIG):
-        found = ranges(uri, chunk_bytes)
-        assert [each.start for each in found] == [0, *(each.end for each in found)][:-1]
-        assert (found[-1].end, sum(each.stored_bytes for each in found)) == (size, size)
+        parts = ranges(uri, chunk_bytes)
+        assert [each.start for each in parts] == [0, *(each.end for each in parts)][:-1]
+        assert (parts[-1].end, sum(each.stored_bytes for each in parts)) == (size, size)
 
 
 @pytest.mark.parametrize(
@@ -171,6 +173,7 @@ def test_an_index_beside_the_dump_sets_the_boundaries_of_the_ranges(
         (bz2.compress(b"1:1:T\n")[:-5], "i.txt.bz2", "cut short"),
         (None, "i.txt", "no such file; correct index_path"),
     ],
+    ids=short_id,
 )
 def test_an_index_that_does_not_belong_to_the_dump_is_refused(
     tmp_path: Path, lines: bytes | None, name: str, message: str
@@ -211,17 +214,16 @@ def test_the_pages_before_a_cut_are_read_and_the_cut_is_reported_once(
     assert bad.offset + bad.lost_bytes <= size
 
 
-def test_a_cut_inside_a_page_loses_the_bytes_of_the_page(tmp_path: Path) -> None:
-    begin = XML.index(b"<page><title>Page 5")
-    [bad] = bad_rows(read(write(tmp_path, XML[: begin + 100])))
-    assert bad == BadRow("wiki", begin, "cut_short", "page 'Page 5' (id 6) ends with the file", 100)
+PAGE_5 = XML.index(b"<page><title>Page 5")
 
 
-@pytest.mark.parametrize("rest", [b"", b"\n", b"</media"])
-def test_a_cut_between_two_pages_is_reported(tmp_path: Path, rest: bytes) -> None:
-    end = XML.index(b"</page>") + len(b"</page>")
-    found = bad_rows(read(write(tmp_path, XML[:end] + rest)))
-    assert [bad.detail for bad in found] == ["the dump ends without </mediawiki>"]
+@pytest.mark.parametrize("rest", [b"", b"\n", b"</media", XML[PAGE_5 : PAGE_5 + 100]], ids=short_id)
+def test_the_bytes_after_the_last_whole_page_are_reported(tmp_path: Path, rest: bytes) -> None:
+    [bad] = bad_rows(read(write(tmp_path, XML[:PAGE_5] + rest)))
+    if rest.startswith(b"<page>"):
+        assert bad == BadRow("wiki", PAGE_5, "cut_short", "page 'Page 5' (id 6) ends with the file", len(rest))
+    else:
+        assert (bad.reason, bad.detail) == ("cut_short", "the dump ends without </mediawiki>")
 
 
 def test_a_cut_dump_is_read_without_the_index_of_the_whole(tmp_path: Path) -> None:
@@ -239,17 +241,17 @@ def test_every_range_knows_the_wiki_from_the_head_of_the_file(tmp_path: Path, fo
     else:
         xml = dump(*PAGES, **german)
         uri = write(tmp_path, bz2.compress(xml, 1) if form == "blocks" else xml)
-    found = documents(uri, 2_000)
-    assert len(found) == len(PAGES)
-    assert {(one.site.language, one.site.namespace_of("Datei")) for one in found} == {("de", 6)}
+    articles = documents(uri, 2_000)
+    assert len(articles) == len(PAGES)
+    assert {(one.site.language, one.site.namespace_of("Datei")) for one in articles} == {("de", 6)}
 
 
 def test_pages_outside_the_ids_of_a_numbered_part_have_keys_with_its_name(tmp_path: Path) -> None:
     ids = (7, 20, 21, 25, 40, 41)
     file_range = FileRange(write(tmp_path, dump(*map(page, ids))), "wiki2.xml-p21p40", 0, BIG, "plain", BIG)
-    found = reading.documents(list(read_documents(WIKIPEDIA, file_range, max_document_bytes=1000)))
+    articles = reading.documents(list(read_documents(WIKIPEDIA, file_range, max_document_bytes=1000)))
     outside = [f"wiki2.xml-p21p40:{number}" for number in (7, 20, 41)]
-    assert [one.key for one in found] == [*outside[:2], "21", "25", "40", outside[2]]
+    assert [one.key for one in articles] == [*outside[:2], "21", "25", "40", outside[2]]
 
 
 @pytest.mark.parametrize(
@@ -277,6 +279,7 @@ def test_pages_outside_the_ids_of_a_numbered_part_have_keys_with_its_name(tmp_pa
         (bz2.compress(XML.decode().encode("utf-16-le")), "its encoding is UTF-16LE"),
         (bz2.compress(XML.decode().encode("utf-32")), "its encoding is UTF-32"),
     ],
+    ids=short_id,
 )
 def test_a_file_that_is_not_a_whole_dump_is_refused(tmp_path: Path, data: bytes, reason: str) -> None:
     assert reason in refusal(check, write(tmp_path, data, "file"))
@@ -323,9 +326,9 @@ def test_a_page_becomes_a_document_whatever_the_export_version(tmp_path: Path, m
 def test_a_page_that_is_no_article_is_dropped_for_its_first_reason(
     tmp_path: Path, xml: str, reason: str | None
 ) -> None:
-    [found] = documents(write(tmp_path, dump(xml)))
-    assert (found.dropped, found.text == "") == (reason, reason is not None)
-    assert found.text_bytes > 0
+    [article] = documents(write(tmp_path, dump(xml)))
+    assert (article.dropped, article.text == "") == (reason, reason is not None)
+    assert article.text_bytes > 0
 
 
 def test_a_malformed_page_is_refused_alone(tmp_path: Path) -> None:
@@ -338,18 +341,15 @@ def test_a_malformed_page_is_refused_alone(tmp_path: Path) -> None:
     assert "page 'B' (id 2)" in bad.detail
 
 
-@pytest.mark.parametrize(("limit", "is_read"), [(599, False), (600, True)])
-def test_the_limit_counts_bytes_of_wikitext_not_characters(tmp_path: Path, limit: int, is_read: bool) -> None:
-    found = read(write(tmp_path, dump(page(1, text="é" * 300))), limit=limit)
-    assert isinstance(found[0], RawDocument) == is_read
-
-
-@pytest.mark.parametrize("size", [1_000, 2 << 20])
-def test_a_page_over_the_limit_is_refused_by_its_name_and_the_next_is_read(tmp_path: Path, size: int) -> None:
-    large, following = read(write(tmp_path, dump(page(1, "Long", "y" * size), page(2))), limit=500)
-    assert isinstance(large, BadRow)
-    assert large.reason == "too_large"
-    assert large.detail == "page 'Long' (id 1) has more than 500 bytes; raise max_document_mb"
+@pytest.mark.parametrize(
+    ("text", "limit", "is_read"), [("é" * 300, 599, False), ("é" * 300, 600, True), ("y" * (2 << 20), 500, False)]
+)
+def test_a_page_over_the_limit_in_bytes_is_refused_by_its_name_and_the_next_is_read(
+    tmp_path: Path, text: str, limit: int, is_read: bool
+) -> None:
+    first, following = read(write(tmp_path, dump(page(1, "Long", text), page(2))), limit=limit)
+    detail = f"page 'Long' (id 1) has more than {limit} bytes; raise max_document_mb"
+    assert isinstance(first, RawDocument) if is_read else (first.reason, first.detail) == ("too_large", detail)
     assert isinstance(following, RawDocument)
 
 
@@ -365,7 +365,7 @@ def test_damage_in_one_part_leaves_the_pages_of_the_others(tmp_path: Path) -> No
 
 
 def test_a_page_that_crosses_into_damage_is_dropped(tmp_path: Path) -> None:
-    middle = XML.index(b"<page><title>Page 5") + 100
+    middle = PAGE_5 + 100
     data = bytearray(bz2.compress(XML[:middle]) + bz2.compress(XML[middle : 2 * middle]))
     data[len(bz2.compress(XML[:middle])) + 500] ^= 0xFF
     assert page_ids(read(write(tmp_path, bytes(data), "damaged.xml.bz2"), 1_000)) == [1, 2, 3, 4, 5]

@@ -22,7 +22,7 @@ def test_a_rule_of_the_user_sets_the_text_of_a_template(rule: str, expected: str
     assert clean_wikitext(ROAD, ENGLISH, {"Jct": rule}) == expected
 
 
-def test_a_rule_of_the_user_comes_before_the_built_in_one() -> None:
+def test_a_rule_of_the_user_has_priority() -> None:
     assert clean_wikitext("It is {{Nowrap|a b}} here.", ENGLISH, {"nowrap": "x"}) == "It is x here."
 
 
