@@ -31,9 +31,8 @@ for name in ("RAY_ADDRESS", "RAY_JOB_ID", "RAY_AUTH_TOKEN_PATH", "PYTHONDONTWRIT
 # remains at the end.
 LONG_FILES = (
     "faults/test_training.py",
-    "rehearsal/test_jobs.py",
     "pipeline/test_quickstart.py",
-    "faults/test_machines.py",
+    "rehearsal/test_jobs.py",
     "pipeline/test_submit.py",
     "pipeline/test_ray_up.py",
     "pipeline/test_shell_blocks.py",

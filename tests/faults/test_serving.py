@@ -216,6 +216,7 @@ def test_a_broken_model_leaves_the_old_one_serving_and_the_reason_in_the_status(
     assert deployment.replica_states == {"RUNNING": 1}
 
 
+@pytest.mark.smoke
 def test_lost_replicas_are_replaced_while_the_third_answers(service, folders):
     service.deploy(model_dir=folders[1], num_replicas=3)
     with steady_traffic(service.url) as traffic:

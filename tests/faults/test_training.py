@@ -1,4 +1,4 @@
-"""Fault tolerance of training: killed processes, broken checkpoints, hangs, full disks, preempted machines."""
+"""Fault tolerance on a cluster: killed processes, hangs, broken checkpoints, full disks, lost machines."""
 
 import contextlib
 import json
@@ -8,29 +8,107 @@ import resource
 import shutil
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import ray
+from ray._private.node import Node
 from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
+from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import get_or_create_autoscaling_coordinator
 
 from distilray.runtime.metrics import read_metrics
 from distilray.runtime.progress import read_notices
-from distilray.runtime.session import ENVIRONMENT
+from distilray.runtime.run_owner import RunOwner
+from distilray.runtime.session import DATA_LABELS, ENVIRONMENT, run_tasks
 from distilray.training.workers import START_TIMEOUT
-from tests.faults.processes import kill, start, train_workers, wait_for, wait_for_value, wait_until
+from tests.faults.processes import (
+    kill,
+    processes_below,
+    report_node,
+    start,
+    train_workers,
+    wait_for,
+    wait_for_value,
+    wait_until,
+)
 from tests.tiny.models import write_teacher, write_tokenizer
 from tests.tiny.recipes import write_recipe
 from tests.tiny.shards import write_shards
-from tests.tiny.training import RunResult, checkpoints, content_hash, losses, train, values, weights
+from tests.tiny.training import STEPS, RunResult, checkpoints, content_hash, losses, train, values, weights
 
 pytestmark = pytest.mark.slow
 
 HANG_S = 4  # hang timeout in seconds
+CPUS = 2  # of each machine; a worker takes one CPU
+
+
+class Machines:
+    """Cluster with one machine per role, which can be replaced from any thread.
+
+    The processes of Ray's test cluster are killed when the thread that started them exits (PR_SET_PDEATHSIG), so that
+    one permanent thread starts all of them.
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster, self.address = cluster, cluster.address
+        self._thread, self._nodes = ThreadPoolExecutor(1), dict[str, Node]()
+
+    def add(self, role: str) -> None:
+        add = self._thread.submit(self._cluster.add_node, num_cpus=CPUS, labels={"role": role})
+        self._nodes[role] = add.result()
+
+    def remove(self, role: str) -> None:
+        """Switch off a machine, and wait until the cluster has noticed it."""
+        node = self._nodes.pop(role)
+        self._cluster.remove_node(node, allow_graceful=False)
+        wait_until(lambda: node.node_id not in {each["NodeID"] for each in ray.nodes() if each["Alive"]})
+        # Ray Train would otherwise count the machines of elastic runs again only after 20 s.
+        ray.get(get_or_create_autoscaling_coordinator()._tick.remote())
+
+    def replace(self, role: str) -> None:
+        """Switch off a machine, and add another one with the same role."""
+        self.remove(role)
+        self.add(role)
+
+    def announce_preemption(self, role: str, deadline: float) -> None:
+        """Announce the preemption of a machine like a cloud provider."""
+        reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        node_id = self._nodes[role].node_id
+        assert GcsClient(address=self.address).drain_node(node_id, reason, "a test", int(deadline * 1000))[0]
+
+    def role_of(self, pid: int) -> str:
+        """Return the role of the machine on which a worker runs."""
+        raylets = {role: node.all_processes["raylet"][0].process.pid for role, node in self._nodes.items()}
+        return next(role for role, raylet in raylets.items() if pid in processes_below(raylet))
+
+
+@pytest.fixture(scope="module")
+def machines(root: Path) -> Iterator[Machines]:
+    """Cluster with a head that runs no work, and two machines."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
+        paths = f"{root}{os.pathsep}{root}/platform"
+        poll = {"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.2"}
+        for name, value in {**ENVIRONMENT, "PYTHONPATH": paths, **poll}.items():
+            patch.setenv(name, value)
+        # Ray installs a signal handler for each added machine, which is only possible in the main thread.
+        patch.setattr("ray._private.utils.set_sigterm_handler", lambda handler: None)
+        # Detect a machine that refuses connections after one second, but tolerate one that is only busy.
+        health = {"health_check_period_ms": 300, "health_check_timeout_ms": 30_000, "health_check_failure_threshold": 3}
+        head = {"num_cpus": 0, "include_dashboard": False, "_system_config": health}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        stack.callback(cluster.shutdown)
+        result = Machines(cluster)
+        for role in ("train", "data"):
+            result.add(role)
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+        stack.callback(ray.shutdown)
+        yield result
 
 
 @pytest.fixture(scope="module")
@@ -44,37 +122,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def cluster(root: Path) -> Iterator[Cluster]:
-    """Cluster of two nodes with one CPU each, so that each runs one of two workers."""
-    with pytest.MonkeyPatch.context() as patch:
-        settings = {
-            "PYTHONPATH": f"{root}{os.pathsep}{root}/platform",
-            "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.2",
-            START_TIMEOUT: "4",
-        }
-        for name, value in {**ENVIRONMENT, **settings}.items():
-            patch.setenv(name, value)
-        # Detect a lost machine after one second instead of fifteen.
-        health = {"health_check_period_ms": 300, "health_check_timeout_ms": 2000, "health_check_failure_threshold": 3}
-        head = {"num_cpus": 1, "include_dashboard": False, "_system_config": health}
-        result = Cluster(initialize_head=True, head_node_args=head)
-        result.add_node(num_cpus=1)
-        ray.init(address=result.address, log_to_driver=False, logging_level="ERROR")
-        yield result
-        ray.shutdown()
-        result.shutdown()
-
-
-@pytest.fixture(scope="module")
-def undisturbed(work: Path, cluster: Cluster) -> Path:
-    result = train(work, work / "undisturbed")
-    assert result.code == 0, result.stderr
-    return result.run
-
-
 # One run with several faults in sequence: its driver and all other processes are killed, the disk becomes full, the
-# newest checkpoints are corrupted, a worker is killed, and another one hangs.
+# newest checkpoints are corrupted, a machine with two workers is lost, a worker is killed, and another one hangs.
 
 
 @dataclass(frozen=True)
@@ -86,12 +135,12 @@ class DisturbedRun(RunResult):
 
 
 @pytest.fixture(scope="module")
-def lost_driver(work: Path, cluster: Cluster, root: Path) -> Path:
+def lost_driver(work: Path, root: Path) -> Path:
     """Run whose processes were killed after the first checkpoint."""
     folder = work / "lost-driver"
     run = folder / "run"
     folder.mkdir()
-    process = start(root, "distill", Path(write_recipe(folder, **values(work) | {"run_dir": str(run)})))
+    process = start(root, "distill", write_recipe(folder, **values(work) | {"run_dir": str(run)}))
     wait_for(lambda: bool(checkpoints(run)), process)
     kill(process)
     assert not (run / "manifest.json").exists()
@@ -99,7 +148,7 @@ def lost_driver(work: Path, cluster: Cluster, root: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def full_disk(work: Path, lost_driver: Path) -> DisturbedRun:
+def full_disk(work: Path, lost_driver: Path, machines: Machines) -> DisturbedRun:
     """Resumed run whose workers cannot write large files after the third checkpoint."""
     run = Path(shutil.copytree(lost_driver, work / "full-disk"))
     before = checkpoints(run)[::-1]
@@ -114,8 +163,8 @@ def full_disk(work: Path, lost_driver: Path) -> DisturbedRun:
 
 
 @pytest.fixture(scope="module")
-def disturbed(work: Path, full_disk: RunResult) -> Iterator[DisturbedRun]:
-    """Resumed run with corrupted checkpoints, in which a worker is killed and another one is stopped."""
+def disturbed(work: Path, full_disk: RunResult, machines: Machines) -> Iterator[DisturbedRun]:
+    """Resumed run with corrupted checkpoints, which loses a machine and a worker, and of which a worker is stopped."""
     run = Path(shutil.copytree(full_disk.run, work / "disturbed"))
     before, hung = checkpoints(run)[::-1], []
     truncated, flipped = (run / f"checkpoints/step-{step:07d}/model.safetensors" for step in before[:2])
@@ -125,8 +174,9 @@ def disturbed(work: Path, full_disk: RunResult) -> Iterator[DisturbedRun]:
     flipped.write_bytes(content)
 
     def disturb() -> None:
-        os.kill(second_worker_after(run, 2), signal.SIGKILL)
-        hung.append(second_worker_after(run, 3))
+        machines.replace(machines.role_of(second_worker_after(run, 2)))
+        os.kill(second_worker_after(run, 3), signal.SIGKILL)
+        hung.append(second_worker_after(run, 4))
         os.kill(hung[0], signal.SIGSTOP)
 
     result = train(work, run, f"fault_tolerance.hang_timeout_s={HANG_S}", fault=disturb)
@@ -154,19 +204,17 @@ def resumed_steps(log: str) -> list[int]:
     return [int(step) for step in re.findall(r"resuming from the checkpoint of step (\d+) with 2 worker", log)]
 
 
+@pytest.mark.smoke
 def test_after_a_killed_driver_the_same_command_resumes_from_the_newest_checkpoint(full_disk: DisturbedRun) -> None:
     assert resumed_steps(full_disk.stderr) == full_disk.before[:1]
 
 
-def test_a_full_disk_is_one_line_that_names_the_checkpoint(full_disk: RunResult) -> None:
+def test_a_run_on_a_full_disk_ends_with_one_line_and_is_neither_retried_nor_complete(full_disk: RunResult) -> None:
     assert full_disk.code == 2, full_disk.stderr
     assert len([line for line in full_disk.stderr.splitlines() if "cannot be written" in line]) == 1
     last = full_disk.stderr.splitlines()[-1]
     assert "/checkpoints/step-" in last
     assert last.endswith("free space or choose another folder")
-
-
-def test_a_run_on_a_full_disk_is_not_retried_and_publishes_nothing(full_disk: RunResult) -> None:
     assert len(resumed_steps(full_disk.stderr)) == 1  # after the driver was killed
     assert not (full_disk.run / "manifest.json").exists()
 
@@ -178,104 +226,77 @@ def test_a_run_resumes_from_the_newest_valid_checkpoint_and_reports_broken_ones(
     assert resumed_steps(disturbed.stderr)[0] == valid
 
 
-def test_after_a_killed_worker_the_run_resumes_from_a_checkpoint(disturbed: DisturbedRun) -> None:
+def test_after_a_lost_machine_a_killed_and_a_hung_worker_the_run_resumes_each_time(disturbed: DisturbedRun) -> None:
     assert disturbed.code == 0, disturbed.stderr
     assert resumed_steps(disturbed.stderr) == sorted(resumed_steps(disturbed.stderr))
-    assert len(resumed_steps(disturbed.stderr)) == 3
+    assert len(resumed_steps(disturbed.stderr)) == 4
 
 
-def test_a_hung_worker_is_reported_and_the_stacks_of_the_other_are_saved(disturbed: DisturbedRun) -> None:
+def test_a_hung_worker_is_reported_and_killed_and_the_stacks_of_the_other_are_saved(disturbed: DisturbedRun) -> None:
     (file,) = (disturbed.run / "hangs").iterdir()
     other = json.loads(file.read_text().partition("\n")[0])["rank"]
     assert f"NO PROGRESS FOR {HANG_S} s: rank {1 - other} is not responding" in disturbed.stderr
     assert "Thread 0x" in file.read_text()
     assert "loop.py" in file.read_text()  # where it waited for the hung worker
-
-
-def test_a_hung_worker_is_killed(disturbed: DisturbedRun) -> None:
     wait_until(lambda: not train_workers())
 
 
-def test_the_faults_change_no_weight_and_no_loss(undisturbed: Path, disturbed: DisturbedRun) -> None:
-    assert losses(disturbed.run) == losses(undisturbed)
-    assert weights(disturbed.run) == weights(undisturbed)
-    assert content_hash(disturbed.run) == content_hash(undisturbed)
+def test_the_faults_change_no_weight_and_no_loss(work: Path, machines: Machines, disturbed: DisturbedRun) -> None:
+    undisturbed = train(work, work / "undisturbed")
+    assert undisturbed.code == 0, undisturbed.stderr
+    assert [step for step, _ in losses(disturbed.run)] == list(range(1, STEPS + 1))
+    for result in (losses, weights, content_hash):
+        assert result(disturbed.run) == result(undisturbed.run)
 
 
-# Non-finite gradients.
+def test_before_a_preemption_a_checkpoint_is_written_from_which_the_remaining_worker_resumes(
+    work: Path, machines: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run allows no failures, so that this also shows that a preemption does not count as one."""
+    run = work / "preempted"
 
-
-@pytest.fixture(scope="module")
-def diverged(work: Path, cluster: Cluster) -> RunResult:
-    return train(work, work / "diverged", "optimizer.learning_rate=1e30", "intervals.checkpoint_every_steps=1")
-
-
-def test_a_run_without_finite_gradients_fails_with_one_line_that_names_its_examples(diverged: RunResult) -> None:
-    assert diverged.code == 1
-    files = sorted(map(str, (diverged.run / "diverged").iterdir()))
-    lines = diverged.stderr.splitlines()
-    assert lines[-len(files) :] == files
-    line = lines[-len(files) - 1]
-    examples = json.loads(Path(files[0]).read_text())["example_ids"]
-    assert "gradient norm is nan, after 3 skipped step(s) in a row" in line
-    assert f"its first examples are {examples[:4]}" in line
-    assert "Traceback" not in diverged.stderr
-
-
-def test_a_run_without_finite_gradients_is_not_retried(diverged: RunResult) -> None:
-    assert checkpoints(diverged.run)
-    assert "resuming from" not in diverged.stderr
-
-
-def test_a_run_without_finite_gradients_publishes_nothing(diverged: RunResult) -> None:
-    assert not (diverged.run / "manifest.json").exists()
-    assert not (diverged.run / "model").exists()
-
-
-# Preemption of a machine.
-
-
-@pytest.fixture(scope="module")
-def lost_machine(work: Path, cluster: Cluster) -> Iterator[RunResult]:
-    """Run with one or two workers, whose second machine is switched off at the announced time."""
-    run = work / "lost-machine"
-    (node,) = cluster.worker_nodes
-
-    def take_away() -> None:
+    def preempt() -> None:
         wait_until(lambda: len(losses(run)) > 5)
         deadline = time.time() + 2
-        drain(cluster, node.node_id, deadline)
+        machines.announce_preemption("data", deadline)
         wait_until(lambda: bool(read_notices(str(run))) and bool(checkpoints(run)))
         time.sleep(max(0.0, deadline - time.time()))
-        cluster.remove_node(node, allow_graceful=False)
+        machines.remove("data")
 
-    yield train(
+    monkeypatch.setenv(START_TIMEOUT, "4")
+    result = train(
         work,
         run,
         "max_steps=120",
         "intervals.checkpoint_every_steps=1000",
-        "scaling.min_workers=1",
+        f"scaling={{num_workers: 2, min_workers: 1, cpus_per_worker: {CPUS}, use_gpu: false}}",  # one per machine
         "fault_tolerance={max_failures: 0, preemption_grace_s: 3}",
-        fault=take_away,
+        fault=preempt,
     )
-    cluster.add_node(num_cpus=1)
-
-
-def drain(cluster: Cluster, node_id: str, deadline: float) -> None:
-    """Announce the preemption of a machine like a cloud provider."""
-    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-    assert GcsClient(address=cluster.address).drain_node(node_id, reason, "a test", int(deadline * 1000))[0]
-
-
-def test_before_a_preemption_a_checkpoint_is_written(lost_machine: RunResult) -> None:
-    first = checkpoints(lost_machine.run)[0]
+    machines.add("data")
+    assert result.code == 0, result.stderr
+    first = checkpoints(run)[0]
     assert first < 120
     message = rf"the machine of rank [01] is being preempted: checkpoint of step {first} now"
-    assert re.search(message, lost_machine.stderr), lost_machine.stderr
+    assert re.search(message, result.stderr), result.stderr
+    assert f"resuming from the checkpoint of step {first} with 1 worker(s)" in result.stderr
 
 
-def test_after_a_preemption_the_run_resumes_with_the_remaining_workers(lost_machine: RunResult) -> None:
-    """The run allows no failures, so that this also shows that a preemption does not count as one."""
-    assert lost_machine.code == 0, lost_machine.stderr
-    first = checkpoints(lost_machine.run)[0]
-    assert f"resuming from the checkpoint of step {first} with 1 worker(s)" in lost_machine.stderr
+def test_data_tasks_run_only_on_data_machines_and_survive_the_loss_of_one(
+    machines: Machines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", machines.address)  # like jobs that are submitted to a cluster
+    monkeypatch.setenv(DATA_LABELS, "role=data")
+    items, results = [{"number": number} for number in range(16)], []
+    with RunOwner(str(tmp_path)), ThreadPoolExecutor(1) as thread:
+        replacing = None
+        for result in run_tasks(items, report_node, job="nodes", run_dir=str(tmp_path)):
+            results.append(result)
+            if replacing is None:
+                replacing = thread.submit(machines.replace, "data")
+    assert replacing is not None
+    replacing.result()
+    assert Counter(each["number"] for each in results) == Counter(range(len(items)))
+    roles = {each["NodeID"]: each["Labels"].get("role") for each in ray.nodes()}
+    assert {roles[each["node"]] for each in results} == {"data"}
+    assert len({each["node"] for each in results}) == 2

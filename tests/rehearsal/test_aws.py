@@ -93,49 +93,20 @@ def filled_in(text: str, group: str) -> str:
     return re.sub(r"REPLACE\w*", lambda found: values.get(found[0], "filled-in"), text)
 
 
-TYPES = ("head", "gpu8", "cpu_spot")
-
-
-@pytest.fixture(params=TYPES)
-def node(request: pytest.FixtureRequest, launched: Launched) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Entry of a node type in the file, and the launched instance."""
-    return launched.given["available_node_types"][request.param]["node_config"], launched.instances[request.param]
-
-
-def test_an_instance_has_the_type_and_image_of_the_file(node: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    given, instance = node
-    assert (instance["InstanceType"], instance["ImageId"]) == (given["InstanceType"], given["ImageId"])
-
-
-def test_an_instance_has_the_profile_of_the_file(node: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    given, instance = node
+@pytest.mark.parametrize("node_type", ["head", "gpu8", "cpu_spot"])
+def test_an_instance_has_the_settings_of_its_node_type(launched: Launched, node_type: str) -> None:
+    given = launched.given["available_node_types"][node_type]["node_config"]
+    instance = launched.instances[node_type]
+    for name in ("InstanceType", "ImageId"):
+        assert instance[name] == given[name]
     assert instance["IamInstanceProfile"]["Arn"] == given["IamInstanceProfile"]["Arn"]
-
-
-def test_an_instance_is_only_in_the_security_group_of_the_file(node: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    given, instance = node
     assert [group["GroupId"] for group in instance["SecurityGroups"]] == given["SecurityGroupIds"]
-
-
-def test_an_instance_requires_sessions_for_its_metadata_service(node: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    _, instance = node
     assert instance["MetadataOptions"]["HttpTokens"] == "required"
-
-
-def test_an_instance_has_the_encrypted_disk_of_the_file(launched: Launched, node: Any) -> None:
-    given, instance = node
+    assert instance.get("InstanceLifecycle") == ("spot" if node_type == "cpu_spot" else None)
     (disk,) = [mapping["Ebs"]["VolumeId"] for mapping in instance["BlockDeviceMappings"]]
     (volume,) = launched.account.ec2.describe_volumes(VolumeIds=[disk])["Volumes"]
-    (asked,) = [mapping["Ebs"] for mapping in given["BlockDeviceMappings"]]
-    assert (volume["Size"], volume["VolumeType"], volume["Encrypted"]) == (asked["VolumeSize"], "gp3", True)
-
-
-def test_only_data_nodes_are_spot_instances(launched: Launched) -> None:
-    assert {name: each.get("InstanceLifecycle") for name, each in launched.instances.items()} == {
-        "head": None,
-        "gpu8": None,
-        "cpu_spot": "spot",
-    }
+    (requested,) = [mapping["Ebs"] for mapping in given["BlockDeviceMappings"]]
+    assert (volume["Size"], volume["VolumeType"], volume["Encrypted"]) == (requested["VolumeSize"], "gp3", True)
 
 
 def test_zones_are_tried_in_the_order_of_the_file(launched: Launched) -> None:
@@ -145,11 +116,8 @@ def test_zones_are_tried_in_the_order_of_the_file(launched: Launched) -> None:
         assert tried == launched.given["provider"]["availability_zone"].split(",")
 
 
-def test_ray_creates_no_role_profile_or_security_group_and_opens_no_port(launched: Launched) -> None:
+def test_ray_creates_one_private_key_pair_and_no_role_profile_or_security_group(launched: Launched) -> None:
     assert launched.after == launched.before
-
-
-def test_ray_creates_one_key_pair_that_only_its_user_can_read(launched: Launched) -> None:
     (pair,) = launched.account.ec2.describe_key_pairs()["KeyPairs"]
     assert {instance["KeyName"] for instance in launched.instances.values()} == {pair["KeyName"]}
     assert Path(launched.completed["auth"]["ssh_private_key"]).stat().st_mode & 0o077 == 0

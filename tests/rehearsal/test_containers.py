@@ -85,12 +85,20 @@ def mounts(command: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("node_type", NODE_TYPES)
-def test_the_token_is_mounted_where_the_user_of_the_image_reads_it(
-    started: dict[str, str], home: str, node_type: str
+def test_the_token_the_run_folders_and_the_spill_folder_are_mounted(
+    started: dict[str, str], cluster: dict[str, Any], home: str, root: Path, node_type: str
 ) -> None:
-    command = started[node_type]
-    path = re.search(r"RAY_AUTH_TOKEN_PATH=(\S+)", command)
-    assert (path[1] if path else f"{home}/.ray/auth_token") in mounts(command)
+    mounted = mounts(started[node_type])
+    path = re.search(r"RAY_AUTH_TOKEN_PATH=(\S+)", started[node_type])
+    assert (path[1] if path else f"{home}/.ray/auth_token") in mounted
+    recipes = [yaml.safe_load(file.read_text()) for file in (root / "jobs/recipes").glob("*/card.yaml")]
+    folders = {"/".join(recipe["run_dir"].split("/")[:3]) for recipe in recipes if recipe["run_dir"].startswith("/")}
+    assert folders == {"/mnt/distilray"}
+    assert mounted.get("/mnt/distilray") == "/mnt/distilray"
+    kind = "head" if node_type == cluster["head_node_type"] else "worker"
+    (start,) = [command for command in cluster[f"{kind}_start_ray_commands"] if "ray start" in command]
+    (spill,) = re.findall(r"--object-spilling-directory=(\S+)", start)
+    assert mounted[spill] == spill
 
 
 def test_the_bootstrap_config_is_copied_where_the_head_reads_it(
@@ -103,30 +111,10 @@ def test_the_bootstrap_config_is_copied_where_the_head_reads_it(
 
 
 @pytest.mark.parametrize("node_type", NODE_TYPES)
-def test_run_folders_of_the_card_recipes_are_on_a_mount_that_all_nodes_share(
-    started: dict[str, str], root: Path, node_type: str
-) -> None:
-    recipes = [yaml.safe_load(file.read_text()) for file in (root / "jobs/recipes").glob("*/card.yaml")]
-    folders = {"/".join(recipe["run_dir"].split("/")[:3]) for recipe in recipes if recipe["run_dir"].startswith("/")}
-    assert folders == {"/mnt/distilray"}
-    assert mounts(started[node_type]).get("/mnt/distilray") == "/mnt/distilray"
-
-
-@pytest.mark.parametrize("node_type", NODE_TYPES)
-def test_the_spill_folder_of_a_start_command_is_mounted(
+def test_only_containers_on_gpu_nodes_get_gpus_and_the_image_with_cuda(
     started: dict[str, str], cluster: dict[str, Any], node_type: str
 ) -> None:
-    kind = "head" if node_type == cluster["head_node_type"] else "worker"
-    (start,) = [command for command in cluster[f"{kind}_start_ray_commands"] if "ray start" in command]
-    (folder,) = re.findall(r"--object-spilling-directory=(\S+)", start)
-    assert mounts(started[node_type])[folder] == folder
-
-
-def test_a_container_gets_gpus_if_its_node_type_has_them(started: dict[str, str], cluster: dict[str, Any]) -> None:
-    claimed = {name for name, node_type in cluster["available_node_types"].items() if node_type["resources"].get("GPU")}
-    assert {node_type for node_type, command in started.items() if "--gpus all" in command} == claimed
-
-
-def test_the_image_with_cuda_only_runs_on_gpu_nodes(started: dict[str, str]) -> None:
-    assert {node_type for node_type, command in started.items() if "distilray-cuda@" in command} == {"gpu8"}
-    assert {node_type for node_type, command in started.items() if "distilray-cpu@" in command} == {"head", "cpu_spot"}
+    has_gpus = bool(cluster["available_node_types"][node_type]["resources"].get("GPU"))
+    assert has_gpus == (node_type == "gpu8")
+    assert ("--gpus all" in started[node_type]) == has_gpus
+    assert f"distilray-{'cuda' if has_gpus else 'cpu'}@" in started[node_type]

@@ -1,6 +1,8 @@
 """Recipes that run in a few seconds for all jobs that use Ray, with their small input files."""
 
+import importlib
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import yaml
@@ -102,8 +104,13 @@ def write_recipes(folder: Path) -> dict[str, str]:
     return written
 
 
+def load_job(name: str) -> ModuleType:
+    """Return the module of a job."""
+    return importlib.import_module(f"jobs.{name}")
+
+
 def write_recipe(folder: Path, **values: object) -> str:
-    """A recipe file in the folder."""
+    """Write a recipe file into the folder."""
     file = folder / "recipe.yaml"
     file.write_text(yaml.safe_dump(values))
     return str(file)

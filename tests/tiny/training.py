@@ -12,7 +12,7 @@ from typing import Any
 from distilray.runtime.metrics import read_metrics
 from jobs import distill
 
-STEPS, CHECKPOINT_EVERY = 24, 4  # optimizer steps
+STEPS, CHECKPOINT_EVERY = 40, 4  # optimizer steps
 
 
 @dataclass(frozen=True)
