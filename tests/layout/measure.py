@@ -13,7 +13,8 @@ from xml.etree import ElementTree
 
 import grimp
 
-from tests.layout.test_language import CODE, RELATIVE, VARIABLES, avoided_words, docstrings, variables
+from tests.layout.source_code import CODE
+from tests.layout.test_language import RELATIVE, VARIABLES, avoided_words, docstrings, variables
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(".pytest_cache")  # of `--junitxml` in the Makefile
