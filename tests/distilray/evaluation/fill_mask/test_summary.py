@@ -6,7 +6,7 @@ from distilray.evaluation.fill_mask.summary import summarize_scores
 from distilray.evaluation.fill_mask_metrics import answer_columns
 
 
-def test_a_share_of_no_hits_has_the_interval_of_wilson_over_the_texts():
+def test_a_share_without_hits_has_the_interval_of_wilson_over_the_texts():
     texts = np.arange(40) // 2
     columns = answer_columns(np.full(40, 7), np.ones(40), np.ones(40, np.int64))
     scores, intervals = summarize_scores(texts, {"student": columns}, BootstrapConfig(resamples=100), seed=1)
