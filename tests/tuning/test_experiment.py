@@ -24,23 +24,20 @@ class ReachedError(BaseException):
 def experiment(work, tmp_path, monkeypatch):
     """Return the experiment that a recipe defines."""
 
-    def wait(*_, **__):
-        raise ReachedError
+    def run_experiment(defined):
+        raise ReachedError(defined)
 
     def experiment(**changes):
-        started = []
-        remote = SimpleNamespace(remote=started.append)
         monkeypatch.setattr(search.ray, "is_initialized", lambda: True)
         monkeypatch.setattr(search.ray, "put", lambda value: value)
-        monkeypatch.setattr(search.ray, "remote", lambda **_: lambda _: remote)
-        monkeypatch.setattr(search.ray, "wait", wait)
-        monkeypatch.setattr(search.ray, "cancel", lambda *_, **__: None)
+        monkeypatch.setattr(search.ray, "remote", lambda **_: lambda function: SimpleNamespace(remote=function))
+        monkeypatch.setattr(search, "run_experiment", run_experiment)
         for user in (resources, search):
             monkeypatch.setattr(user, "cluster_nodes", lambda: [Node({"CPU": 4.0, "memory": 64.0 * 2**30})])
         recipe = config(work, run_dir=str(tmp_path / "run"), **changes)
-        with pytest.raises(ReachedError):
+        with pytest.raises(ReachedError) as reached:
             search.search_glue(recipe, RunFolder("search_glue", recipe, {}))
-        return started[0]
+        return reached.value.args[0]
 
     return experiment
 

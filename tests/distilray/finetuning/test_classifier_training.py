@@ -132,17 +132,6 @@ def test_an_interrupted_run_resumes_to_the_same_result(train, interrupt, uninter
     assert reported == list(range(interruptions[-1], 5))
 
 
-def test_a_run_interrupted_between_evaluations_resumes_to_the_same_result(train, tmp_path):
-    def on_step(step, steps):
-        if step == 3:
-            raise KilledError
-
-    values = changed(evaluations_per_epoch=1)
-    with pytest.raises(KilledError):
-        train(values, folder=tmp_path, on_step=on_step)
-    assert is_same_result(train(values, folder=tmp_path), train(values))
-
-
 def test_only_the_newest_and_the_best_checkpoint_are_kept_and_the_best_weights_are_restored(
     train, interrupt, scored, tmp_path
 ):

@@ -3,7 +3,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 from distilray.config.evaluation import FillMaskDataConfig
 from distilray.evaluation.fill_mask.examples import MaskedExample, parse_example
@@ -135,42 +134,25 @@ def reference_scores(model, tokenizer_json, windows):
     return list(zip(*scores, strict=True))
 
 
-def test_scores_equal_those_of_one_full_forward_pass_per_prediction(model, windows_of, tokenizer_json):
+@pytest.fixture(scope="module")
+def long_windows(windows_of):
     windows = windows_of(*rows_of(25, words=50), max_length=32)  # some texts are longer than a window
     assert len(windows.lengths) > len(np.unique(windows.row))
     assert (windows.pieces > 1).sum() > 10
-    for own, expected in zip(
-        values(score(model, windows)), reference_scores(model, tokenizer_json, windows), strict=True
-    ):
-        assert own == pytest.approx(expected, abs=1e-4)
+    return windows
 
 
-def test_ranks_and_probabilities_equal_those_of_the_fill_mask_pipeline(model_dir, model, windows_of, tokenizer_json):
-    vocabulary = build_tokenizer(tokenizer_json).get_vocab()
-    rows = [row for row in rows_of(250, seed=9, most_masks=1) if row["masks"][0] in vocabulary][:30]
-    assert len(rows) == 30
-    scores = score(model, windows_of(*rows))
-    peer = pipeline(
-        "fill-mask",
-        model=AutoModelForMaskedLM.from_pretrained(model_dir),
-        tokenizer=AutoTokenizer.from_pretrained(model_dir),
-        top_k=model.config.vocab_size,
-    )
-    for number, row in enumerate(rows):
-        candidates = peer(row["texts"].replace("<mask>", "[MASK]"))
-        rank = [candidate["token_str"] for candidate in candidates].index(row["masks"][0])
-        assert rank + 1 == scores.ranks[number]
-        assert math.exp(-scores.losses[number]) == pytest.approx(candidates[rank]["score"], abs=1e-5)
-        assert candidates[0]["token"] == scores.best[number]
+@pytest.fixture(scope="module")
+def expected(model, tokenizer_json, long_windows):
+    return reference_scores(model, tokenizer_json, long_windows)
 
 
 @pytest.mark.parametrize(("max_rows", "max_tokens"), [(1, 1), (3, 100), (100, 10_000)])
-def test_the_batches_do_not_change_the_scores(model, windows_of, max_rows, max_tokens):
-    windows = windows_of(*rows_of(20))
-    scores, other = score(model, windows), score(model, windows, max_rows=max_rows, max_tokens=max_tokens)
-    for own, expected in zip(values(scores), values(other), strict=True):
-        assert own == pytest.approx(expected, abs=1e-4)
-    assert scores.best.tolist() == other.best.tolist()
+def test_scores_equal_those_of_one_full_forward_pass_per_prediction(
+    model, long_windows, expected, max_rows, max_tokens
+):
+    scores = values(score(model, long_windows, max_rows=max_rows, max_tokens=max_tokens))
+    assert [list(each) for each in expected] == [pytest.approx(each, abs=1e-4) for each in scores]
 
 
 def test_only_predicted_positions_go_through_the_vocabulary_head(model, windows_of):
