@@ -107,12 +107,11 @@ def export(work, run_dir):
     return run
 
 
-@pytest.mark.parametrize("rows", [2, 5])
 @pytest.mark.parametrize("stage", ["fill_mask", "bias", "export"])
-def test_a_batch_has_at_most_the_rows_of_the_recipe(request, shapes, stage, rows):
+def test_a_batch_has_at_most_the_rows_of_the_recipe(request, shapes, stage):
     recorded = shapes(Embeddings)
-    request.getfixturevalue(stage)(batch_size=rows)
-    assert max(shape[0] for shape in recorded) == rows
+    request.getfixturevalue(stage)(batch_size=3)
+    assert max(rows for rows, _ in recorded) == 3
 
 
 @pytest.mark.parametrize("tokens", [48, 200])
@@ -125,11 +124,10 @@ def test_a_batch_has_at_most_so_many_tokens(fill_mask, shapes, monkeypatch, toke
     assert (max(sizes, default=0) > 48) is (tokens > 48)
 
 
-@pytest.mark.parametrize("rows", [3, 7])
-def test_a_batch_of_the_causal_model_has_the_rows_of_the_recipe(fill_mask, work, shapes, rows):
+def test_a_batch_of_the_causal_model_has_the_rows_of_the_recipe(fill_mask, work, shapes):
     recorded = shapes(GPT2LMHeadModel)
-    fill_mask(causal={"model_dir": str(work / "causal"), "batch_size": rows})
-    assert max(shape[0] for shape in recorded) == rows
+    fill_mask(causal={"model_dir": str(work / "causal"), "batch_size": 3})
+    assert max(rows for rows, _ in recorded) == 3
 
 
 def test_the_start_token_of_the_causal_model_is_that_of_the_recipe(fill_mask, work):

@@ -65,12 +65,13 @@ def read(data):
         ("a.jsonl", jsonl_bytes(ROWS)),
         ("a.json", b"\xef\xbb\xbf" + jsonl_bytes(ROWS)),
         ("a.jsonl.xz", lzma.compress(jsonl_bytes(ROWS))),
-        ("a.ndjson.gz", gzip.compress(jsonl_bytes(ROWS))),
+        ("a.ndjson.gz", gzip.compress(jsonl_bytes(ROWS), mtime=0)),
         ("a.csv", csv_bytes(ROWS)),
         ("a.csv.bz2", bz2.compress(csv_bytes(ROWS))),
         ("a.parquet", parquet_bytes(ROWS)),
         ("a.pq", parquet_bytes(ROWS)),
     ],
+    ids=["jsonl", "byte order mark", "xz", "gzip", "csv", "bzip2", "parquet", "pq"],
 )
 def test_equal_rows_are_equal_examples_in_every_format(data_of, name, content):
     examples = read(data_of(name, content))
@@ -110,6 +111,7 @@ def test_plain_text_is_masked_line_by_line(data_of):
             [(2, None), (3, "csv_malformed"), (4, "not_utf8"), (5, None)],
         ),
     ],
+    ids=["jsonl", "csv"],
 )
 def test_bad_lines_have_a_number_and_a_reason_and_the_others_are_read(data_of, name, lines, expected):
     rows = read(data_of(name, b"\n".join(lines)))
@@ -143,6 +145,7 @@ def test_a_folder_is_read_in_order_of_names_up_to_a_limit(data_of, tmp_path, row
         ("a.parquet", parquet_bytes([{"texts": 3, "masks": ["x"]}]), "column 'texts' is not a string"),
         ("a.jsonl.xz", lzma.compress(jsonl_bytes(ROWS))[:40], "cut short"),
     ],
+    ids=lambda value: "" if isinstance(value, bytes) else None,
 )
 def test_an_unusable_file_is_refused(data_of, name, content, message):
     data = data_of(name, content)
