@@ -65,9 +65,13 @@ def tuned(experiment, monkeypatch):
     return tuned
 
 
-@pytest.mark.parametrize(("minutes", "seconds"), [(None, None), (1.5, 90.0)])
-def test_the_time_limit_of_a_search_reaches_ray_tune(tuned, minutes, seconds):
-    assert tuned(max_minutes=minutes)[1].time_budget_s == seconds
+@pytest.mark.parametrize(
+    ("minutes", "seconds", "reason"),
+    [(None, None, "behind others"), (1.5, 90.0, "behind others or the time limit of the search was reached")],
+)
+def test_the_time_limit_of_a_search_reaches_ray_tune_and_the_records(tuned, minutes, seconds, reason):
+    defined, tune_config = tuned(max_minutes=minutes)
+    assert (tune_config.time_budget_s, defined.context.stop_reason) == (seconds, reason)
 
 
 def test_the_settings_of_asha_reach_ray_tune(tuned):
