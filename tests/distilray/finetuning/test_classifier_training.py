@@ -188,6 +188,23 @@ def test_the_folder_of_another_fine_tuning_run_is_refused(train, interrupt, tmp_
             train(folder=tmp_path, **other)
 
 
+OTHER_SETTINGS = {
+    **{"learning_rate": 1e-3, "batch_size": 4, "epochs": 3, "schedule": "cosine", "warmup_fraction": 0.3},
+    **{"weight_decay": 0.3, "max_grad_norm": 0.3, "dropout": 0.3, "max_length": 16, "evaluations_per_epoch": 1},
+    **{"patience": 5, "metric": "matthews", "max_train_examples": 7, "seeds": [7]},
+}
+
+
+def test_every_setting_but_the_other_seeds_identifies_a_run(task):
+    def identity(values, seed=1):
+        return ClassifierTraining(None, task, values, seed, **CPU).identity()
+
+    identities = {name: identity(changed(**{name: value})) for name, value in OTHER_SETTINGS.items()}
+    assert sorted(identities) == sorted(type(FOUR).model_fields)
+    assert identities.pop("seeds") == identity(FOUR) != identity(FOUR, seed=2)
+    assert len({*identities.values(), identity(FOUR)}) == len(OTHER_SETTINGS)
+
+
 def damage(folder, step):
     file = folder / f"checkpoints/step-{step:07d}/model.safetensors"
     data = file.read_bytes()
