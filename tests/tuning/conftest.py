@@ -5,9 +5,9 @@ import pytest
 from tests.tiny.search import write_model, write_next_sentence_task
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a tiny model and the task `follows`."""
+    """Folder with a tiny model and the task `follows`."""
     folder = tmp_path_factory.mktemp("search")
     write_model(folder)
     write_next_sentence_task(folder / "glue")

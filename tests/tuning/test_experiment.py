@@ -3,9 +3,9 @@
 import dataclasses
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
+from distilray.errors import InputError
 from distilray.runtime import resources
 from distilray.runtime.resources import Node
 from distilray.runtime.run_folder import RunFolder
@@ -14,149 +14,141 @@ from tuning import experiment as module
 from tuning import search
 from tuning import trial as trial_module
 from tuning.records import TrialPoint
-from tuning.space import tune_domains
 
 
 class ReachedError(BaseException):
-    """Raised at the call that a test is about."""
+    """Raised at the call under test."""
 
 
 @pytest.fixture
 def experiment(work, tmp_path, monkeypatch):
     """Return the experiment that a recipe defines."""
 
-    def of(**changes):
-        started = []
-        remote = SimpleNamespace(remote=started.append)
+    def run_experiment(defined):
+        raise ReachedError(defined)
+
+    def experiment(**changes):
         monkeypatch.setattr(search.ray, "is_initialized", lambda: True)
         monkeypatch.setattr(search.ray, "put", lambda value: value)
-        monkeypatch.setattr(search.ray, "remote", lambda **_: lambda _: remote)
-        monkeypatch.setattr(search.ray, "wait", lambda *_, **__: (_ for _ in ()).throw(ReachedError))
-        monkeypatch.setattr(search.ray, "cancel", lambda *_, **__: None)
+        monkeypatch.setattr(search.ray, "remote", lambda **_: lambda function: SimpleNamespace(remote=function))
+        monkeypatch.setattr(search, "run_experiment", run_experiment)
         for user in (resources, search):
             monkeypatch.setattr(user, "cluster_nodes", lambda: [Node({"CPU": 4.0, "memory": 64.0 * 2**30})])
         recipe = config(work, run_dir=str(tmp_path / "run"), **changes)
-        with pytest.raises(ReachedError):
+        with pytest.raises(ReachedError) as reached:
             search.search_glue(recipe, RunFolder("search_glue", recipe, {}))
-        return started[0]
+        return reached.value.args[0]
 
-    return of
+    return experiment
 
 
 @pytest.fixture
-def tuner_of(monkeypatch):
-    """Return the configuration that Ray Tune gets for an experiment."""
+def tuned(experiment, monkeypatch):
+    """Return the experiment that a recipe defines, and its configuration of Ray Tune."""
 
     class Tuner:
         can_restore = staticmethod(lambda *_, **__: False)
 
         def __init__(self, trainable, **options):
-            self.trainable, self.options = trainable, options
+            self.config = options["tune_config"]
 
         def fit(self):
-            raise ReachedError(self)
+            raise ReachedError(self.config)
 
-    monkeypatch.setattr(module.tune, "Tuner", Tuner)
-
-    def run(experiment):
+    def tuned(**changes):
+        monkeypatch.setattr(module.tune, "Tuner", Tuner)
+        defined = experiment(**changes)
         with pytest.raises(ReachedError) as reached:
-            module.run_experiment(experiment)
-        return reached.value.args[0].options["tune_config"]
+            module.run_experiment(defined)
+        return defined, reached.value.args[0]
 
-    return run
-
-
-@pytest.mark.parametrize(("minutes", "seconds"), [(None, None), (1.5, 90.0)])
-def test_a_search_has_so_many_minutes(experiment, tuner_of, minutes, seconds):
-    assert tuner_of(experiment(max_minutes=minutes)).time_budget_s == seconds
+    return tuned
 
 
-def test_the_settings_of_asha_reach_ray_tune(experiment, tuner_of):
-    settings = {"grace_evaluations": 2, "reduction_factor": 4.0}
-    scheduler = tuner_of(experiment(asha=settings)).scheduler
+@pytest.mark.parametrize(
+    ("minutes", "seconds", "reason"),
+    [(None, None, "behind others"), (1.5, 90.0, "behind others or the time limit of the search was reached")],
+)
+def test_the_time_limit_of_a_search_reaches_ray_tune_and_the_records(tuned, minutes, seconds, reason):
+    defined, tune_config = tuned(max_minutes=minutes)
+    assert (tune_config.time_budget_s, defined.context.stop_reason) == (seconds, reason)
+
+
+def test_the_settings_of_asha_reach_ray_tune(tuned):
+    scheduler = tuned(asha={"grace_evaluations": 2, "reduction_factor": 4.0})[1].scheduler
     assert (scheduler._grace_period, scheduler._reduction_factor, scheduler._max_t) == (2, 4.0, 3)
-    assert not hasattr(tuner_of(experiment(asha={"enabled": False})).scheduler, "_grace_period")
+    assert not hasattr(tuned(asha={"enabled": False})[1].scheduler, "_grace_period")
 
 
-@pytest.mark.parametrize(("cpus", "together"), [(1, 4), (2, 2)])
-def test_trials_share_the_cpus_of_the_cluster(experiment, tuner_of, cpus, together):
-    built = experiment(trial={"cpus": cpus, "gpus": 0})
-    assert built.need.bundle()["CPU"] == cpus
-    assert tuner_of(built).max_concurrent_trials == together
+@pytest.mark.parametrize(("cpus", "concurrent"), [(1, 4), (2, 2)])
+def test_trials_share_the_cpus_of_the_cluster(tuned, cpus, concurrent):
+    defined, tune_config = tuned(trial={"cpus": cpus, "gpus": 0, "memory_gb": 3.0})
+    assert defined.need.bundle() == {"CPU": cpus, "memory": 3_000_000_000}
+    assert tune_config.max_concurrent_trials == concurrent
 
 
-def test_the_memory_of_a_trial_is_that_of_the_recipe(experiment):
-    assert experiment(trial={"cpus": 1, "gpus": 0, "memory_gb": 3.0}).need.memory == 3_000_000_000
-
-
-@pytest.mark.parametrize(("method", "trials"), [("random", 4), ("tpe", 5)])
-def test_a_search_has_so_many_trials(experiment, tuner_of, method, trials):
-    built = experiment(method=method, num_trials=trials)
-    samples = tuner_of(built).num_samples
-    assert (len(built.points) if method == "random" else samples) == built.num_trials == trials
-
-
-def test_tpe_draws_every_value_of_a_range_of_integers(work):
-    space = {"epochs": {"integers": [2, 4]}, "batch_size": {"choice": [8, 16]}}
-    drawn = [
-        {name: domain.sample() for name, domain in tune_domains(config(work, method="tpe", space=space).space).items()}
-        for _ in range(60)
-    ]
-    assert {values["epochs"] for values in drawn} == {2, 3, 4}
-    assert {values["batch_size"] for values in drawn} == {8, 16}
-
-
-def test_tpe_draws_a_range_of_logarithms_alike_in_each_decade(work):
-    space = {"learning_rate": {"loguniform": [1e-6, 1e-2]}}
-    (domain,) = tune_domains(config(work, method="tpe", space=space).space).values()
-    drawn = np.array([domain.sample(random_state=seed) for seed in range(200)])
-    assert 0.35 < (drawn < 1e-4).mean() < 0.65
+@pytest.mark.parametrize(("method", "trials", "samples"), [("random", 4, 1), ("tpe", 5, 5)])
+def test_the_number_of_trials_is_that_of_the_recipe(tuned, method, trials, samples):
+    defined, tune_config = tuned(method=method, num_trials=trials)
+    assert (defined.num_trials, tune_config.num_samples) == (trials, samples)
+    assert defined.points is None or len(defined.points) == trials
 
 
 def test_a_complete_search_is_not_started_again(experiment, monkeypatch):
-    built = experiment()
+    defined = experiment()
     monkeypatch.setattr(module, "_tuner", lambda _: SimpleNamespace(fit=lambda: None))
-    module.run_experiment(built)
+    module.run_experiment(defined)
     monkeypatch.setattr(module, "_tuner", None)
-    module.run_experiment(built)
+    module.run_experiment(defined)
 
 
-@pytest.fixture
-def trained(experiment, monkeypatch):
-    """Return the arguments with which a trial fine-tunes, and the seconds after which it counts as hanging."""
+def test_an_input_error_wrapped_by_ray_tune_is_raised_itself(tmp_path, monkeypatch):
+    def fit():
+        try:
+            raise InputError("/data/record.json: cannot be written")
+        except InputError as error:
+            raise RuntimeError("Ray Tune failed") from error
 
-    def of(**trial):
-        arguments = {}
-
-        def fine_tune(*_, **options):
-            arguments.update(options)
-            raise ReachedError
-
-        def timer(seconds, _):
-            arguments["hang_s"] = seconds
-            return SimpleNamespace(start=lambda: None, cancel=lambda: None)
-
-        monkeypatch.setattr(trial_module.ray, "get", lambda value: value)
-        monkeypatch.setattr(trial_module, "configure_cpu", lambda count: arguments.update(threads=count))
-        monkeypatch.setattr(trial_module, "fine_tune", fine_tune)
-        monkeypatch.setattr(trial_module.threading, "Timer", timer)
-        built = experiment(trial={"cpus": 1, "gpus": 0, **trial}).context
-        with pytest.raises(ReachedError):
-            trial_module.fine_tune_trial({"sample": dataclasses.asdict(TrialPoint(0, {"learning_rate": 1e-3}))}, built)
-        return arguments
-
-    return of
+    monkeypatch.setattr(module, "_tuner", lambda _: SimpleNamespace(fit=fit))
+    with pytest.raises(InputError, match=r"^/data/record\.json: cannot be written$"):
+        module.run_experiment(SimpleNamespace(context=SimpleNamespace(trials_folder=str(tmp_path))))
 
 
-@pytest.mark.parametrize(("minutes", "seconds"), [(None, None), (1.5, 90.0)])
-def test_a_trial_has_so_many_minutes(trained, minutes, seconds):
-    assert trained(max_minutes=minutes)["max_seconds"] == seconds
+@pytest.mark.parametrize(
+    ("address", "max_minutes", "expected"),
+    [(None, None, 3), ("10.0.0.1:6379", None, None), ("10.0.0.1:6379", 5, 3)],
+    ids=["a local cluster cannot grow", "a cluster may grow", "with a time limit no task waits for the others"],
+)
+def test_the_number_of_concurrent_trials(monkeypatch, tmp_path, address, max_minutes, expected):
+    if address is not None:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    assert search.concurrent_trials(config(tmp_path, max_minutes=max_minutes), slots=3) == expected
 
 
-def test_a_trial_hangs_only_long_after_its_time(trained):
-    assert trained(max_minutes=20.0)["hang_s"] > 2 * 60 * 20
+@pytest.mark.parametrize(
+    ("trial", "expected"),
+    [
+        ({"cpus": 0.5}, {"max_seconds": None, "threads": 1}),
+        ({"cpus": 2}, {"max_seconds": None, "threads": 2}),
+        ({"max_minutes": 1.5}, {"max_seconds": 90.0, "threads": 1, "hang_s": 2 * 90 + 300}),
+    ],
+)
+def test_a_trial_computes_on_its_cpus_within_its_time(experiment, monkeypatch, trial, expected):
+    used = {}
 
+    def fine_tune(*_, max_seconds, **__):
+        used["max_seconds"] = max_seconds
+        raise ReachedError
 
-@pytest.mark.parametrize(("cpus", "threads"), [(0.5, 1), (1, 1), (2, 2)])
-def test_a_trial_computes_on_its_cpus(trained, cpus, threads):
-    assert trained(cpus=cpus)["threads"] == threads
+    def timer(seconds, _):
+        used["hang_s"] = seconds
+        return SimpleNamespace(start=lambda: None, cancel=lambda: None)
+
+    monkeypatch.setattr(trial_module.ray, "get", lambda value: value)
+    monkeypatch.setattr(trial_module, "configure_cpu", lambda count: used.update(threads=count))
+    monkeypatch.setattr(trial_module, "fine_tune", fine_tune)
+    monkeypatch.setattr(trial_module.threading, "Timer", timer)
+    context = experiment(trial={"cpus": 1, "gpus": 0, **trial}).context
+    with pytest.raises(ReachedError):
+        trial_module.fine_tune_trial({"sample": dataclasses.asdict(TrialPoint(0, {"learning_rate": 1e-3}))}, context)
+    assert used == expected

@@ -18,13 +18,17 @@ from tests.tiny.search import config
 from tuning import experiment, search, trial
 from tuning.records import EVALUATION, TrialPoint, read_record, read_records
 
-SETTINGS = {"epochs": 2, "max_length": 32, "batch_size": 8, "seeds": [1], "max_train_examples": 8}
-SPACE = {"learning_rate": {"choice": [1e-5, 1e-3, 3e-3]}}
+RATES = [1e-5, 1e-3, 3e-3]
+CHANGES = {
+    "fine_tuning": {"epochs": 2, "max_length": 32, "batch_size": 8, "seeds": [1], "max_train_examples": 8},
+    "space": {"learning_rate": {"choice": RATES}},
+}
+POINTS = [TrialPoint(number, {"learning_rate": rate}) for number, rate in enumerate(RATES)]
 
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Return the learning rates with which trials fine-tune, in order."""
+    """Learning rates with which trials fine-tune, in order."""
     rates, train = [], trial.fine_tune
 
     def counted(run, **options):
@@ -60,7 +64,6 @@ def tune(monkeypatch, trained):
     monkeypatch.setattr(experiment.tune, "with_resources", lambda function, _: function)
     monkeypatch.setattr(trial.tune, "report", options.reports.append)
     monkeypatch.setattr(search, "ray_session", lambda _: nullcontext())
-    monkeypatch.setattr(search, "ensure_capacity", lambda *_, **__: 2)
     monkeypatch.setattr(search, "cluster_nodes", lambda: [Node({"CPU": 2.0, "memory": 2.0**36})])
     monkeypatch.setattr(search, "search_plot", lambda _: b"")
     monkeypatch.setattr(search.ray, "remote", lambda **_: lambda function: SimpleNamespace(remote=function))
@@ -68,7 +71,8 @@ def tune(monkeypatch, trained):
     monkeypatch.setattr(search.ray, "cancel", lambda *_, **__: None)
     for name in ("put", "get"):
         monkeypatch.setattr(search.ray, name, lambda value: value)
-    monkeypatch.setattr(fine_tune, "ensure_capacity", lambda *_, **__: 1)
+    for module in (search, fine_tune):
+        monkeypatch.setattr(module, "ensure_capacity", lambda *_, **__: 1)
     monkeypatch.setattr(fine_tune, "run_on_workers", lambda loop, *_, **__: loop())
     return options
 
@@ -79,85 +83,101 @@ def run_search(work, tune):
 
     def run(run_dir, order=1, limit=None):
         tune.order, tune.limit = order, limit
-        values = config(work, run_dir=str(run_dir), fine_tuning=SETTINGS, space=SPACE)
-        folder = RunFolder("search_glue", values, {})
+        recipe = config(work, run_dir=str(run_dir), **CHANGES)
+        folder = RunFolder("search_glue", recipe, {})
         folder.begin()
-        outcome = search.search_glue(values, folder)
+        outcome = search.search_glue(recipe, folder)
         rows = list(csv.DictReader((run_dir / "trials.csv").read_text().splitlines()))
-        trials = [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+        trials = [{**row, "seconds": ""} for row in rows]
         scores = json.loads((run_dir / "scores.json").read_text())["search"]
-        recipe = (run_dir / "best.yaml").read_text().replace(str(run_dir), "")
-        return trials, scores, recipe, outcome.outputs.keys(), outcome.counts["summary"]
+        best = (run_dir / "best.yaml").read_text().replace(str(run_dir), "")
+        return trials, scores, best, sorted(outcome.outputs), outcome.counts["summary"]
 
     return run
 
 
-def test_a_search_whose_last_trials_came_first_does_those_that_are_left(run_search, trained, tmp_path):
-    whole = run_search(tmp_path / "whole")
-    assert len(whole[0]) == len(set(trained)) == 3
+def test_a_killed_search_runs_only_its_missing_trials_and_finds_the_same_winner(
+    run_search, trained, tmp_path, monkeypatch
+):
+    expected = run_search(tmp_path / "uninterrupted")
+    assert len(expected[0]) == len(set(trained)) == 3
     for limit in (1, 2):
         run_dir = tmp_path / str(limit)
         trained.clear()
         with pytest.raises(KilledError):
             run_search(run_dir, order=-1, limit=limit)
         assert len(read_records(str(run_dir / "trials/follows"))) == len(trained) == limit
-        assert run_search(run_dir) == whole
-        assert sorted(trained) == sorted(SPACE["learning_rate"]["choice"])
-
-
-def test_the_winners_are_fine_tuned_after_all_nodes_of_the_cluster_have_gone(run_search, tmp_path, monkeypatch):
-    whole = run_search(tmp_path / "whole")
-    monkeypatch.setattr(search, "cluster_nodes", list)
-    assert run_search(tmp_path / "shrunk") == whole
+        if limit == 2:  # all nodes may have gone when the winners are fine-tuned
+            monkeypatch.setattr(search, "cluster_nodes", list)
+        assert run_search(run_dir) == expected
+        assert sorted(trained) == RATES
 
 
 @pytest.fixture
 def run_trial(work, tune, tmp_path):
-    """Run a trial in its own folder; return its record without times, its files and its reports."""
-    recipe = config(work, fine_tuning=SETTINGS, space=SPACE)
-    folder = RunFolder("search_glue", recipe.model_copy(update={"run_dir": str(tmp_path / "run")}), {})
+    """Run a trial in its own folder; return its record without times, its reports and its files."""
+    recipe = config(work, run_dir=str(tmp_path / "run"), **CHANGES)
     data, _ = search.load_tasks(recipe, with_test=False)
-    need = search.largest_trial_need(recipe, data)
+    need, folder = search.largest_trial_need(recipe, data), RunFolder("search_glue", recipe, {})
     shared = search._experiments(recipe, folder, search._encode(recipe, data), need, 1)["follows"].context
-    sample = TrialPoint(1, {"learning_rate": 1e-3})
 
     def run(trials_folder):
         tune.reports.clear()
-        moved = dataclasses.replace(shared, trials_folder=str(trials_folder))
-        trial.fine_tune_trial({"sample": dataclasses.asdict(sample)}, moved)
-        own = sample.folder(str(trials_folder), moved.seed)
-        names = {file.name for file in Path(own).rglob("*") if not file.name.endswith(".part")}
-        evaluations = [dataclasses.replace(each, seconds=0.0) for each in read_record(own).evaluations]
-        return dataclasses.replace(read_record(own), seconds=0.0, evaluations=evaluations), names, list(tune.reports)
+        context = dataclasses.replace(shared, trials_folder=str(trials_folder))
+        trial.fine_tune_trial({"sample": dataclasses.asdict(POINTS[1])}, context)
+        own = POINTS[1].folder(str(trials_folder), context.seed)
+        files = sorted(file.name for file in Path(own).rglob("*") if not file.name.endswith(".part"))
+        record = read_record(own)
+        evaluations = [dataclasses.replace(each, seconds=0.0) for each in record.evaluations]
+        return dataclasses.replace(record, seconds=0.0, evaluations=evaluations), list(tune.reports), files
 
     return run
 
 
-def test_a_trial_that_is_killed_at_any_change_of_the_disk_ends_as_one_that_is_not(run_trial, trained, tmp_path):
+def test_a_trial_killed_at_any_change_of_the_disk_resumes_to_the_same_result(run_trial, trained, tmp_path):
     with killed_at_change(-1) as changes:
-        whole = run_trial(tmp_path / "whole")
-    assert [report[EVALUATION] for report in whole[-1]] == [1, 2]
+        record, reports, _ = run_trial(tmp_path / "uninterrupted")
+    assert [report[EVALUATION] for report in reports] == [1, 2]
     for number in at_each_folder(changes):
         folder = tmp_path / str(number)
         with killed_at_change(number), pytest.raises(KilledError):
             run_trial(folder)
         is_complete = bool(read_records(str(folder)))
         trained.clear()
-        again = run_trial(folder)
-        assert again[::2] == whole[::2], changes[number]
+        assert run_trial(folder)[:2] == (record, reports), changes[number]
         assert trained == ([] if is_complete else [1e-3])
 
 
-def test_the_end_of_a_search_writes_the_records_that_are_missing_and_no_other(run_trial, work, tmp_path):
-    complete, _, _ = run_trial(tmp_path / "trials")
-    recipe = config(work, fine_tuning=SETTINGS, space=SPACE)
-    shared = SimpleNamespace(trials_folder=str(tmp_path / "trials"), seed=recipe.seed, stop_reason="behind others")
-    experiment._CONTEXT.set(shared)
-    samples = [
-        TrialPoint(number, {"learning_rate": rate}) for number, rate in enumerate(SPACE["learning_rate"]["choice"])
-    ]
-    trials = [SimpleNamespace(config={"sample": dataclasses.asdict(sample)}) for sample in samples]
+def test_the_end_of_a_search_writes_only_missing_records(run_trial, tmp_path):
+    complete, _, _ = run_trial(tmp_path)
+    context = SimpleNamespace(trials_folder=str(tmp_path), seed=complete.seed, stop_reason="behind others")
+    experiment._CONTEXT.set(context)
+    trials = [SimpleNamespace(config={"sample": dataclasses.asdict(point)}) for point in POINTS]
     experiment._MissingRecordsCallback().on_experiment_end(trials)
-    records = [read_record(sample.folder(shared.trials_folder, recipe.seed)) for sample in samples]
-    assert [record.status for record in records] == ["stopped", complete.status, "stopped"]
-    assert [record.reason for record in records] == ["behind others", complete.reason, "behind others"]
+    records = [read_record(point.folder(context.trials_folder, context.seed)) for point in POINTS]
+    assert [record.status for record in records] == ["stopped", "complete", "stopped"]
+    assert [record.reason for record in records] == ["behind others", "", "behind others"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Traceback\n\nValueError: bad\n", "its process ended: ValueError: bad"),
+        (
+            "died. Worker exit detail: killed by the OOM killer. Some common causes",
+            "its process ended: killed by the OOM",
+        ),
+        (None, "its process ended: the reason is unknown"),
+    ],
+)
+def test_a_trial_whose_process_died_has_a_record_with_the_reason(tmp_path, text, reason):
+    file = tmp_path / "error.txt"
+    if text is not None:
+        file.write_text(text)
+    experiment._CONTEXT.set(SimpleNamespace(trials_folder=str(tmp_path), seed=5, stop_reason=""))
+    dead = SimpleNamespace(config={"sample": dataclasses.asdict(POINTS[0])}, error_file=str(file))
+    experiment._MissingRecordsCallback().on_trial_error(1, [dead], dead)
+    record = read_record(POINTS[0].folder(str(tmp_path), 5))
+    assert record.status == "failed"
+    assert record.reason.startswith(reason)
+    assert "common causes" not in record.reason

@@ -13,8 +13,6 @@ from tests.tiny.search import config
 from tuning.records import TrialRecord
 from tuning.results import TaskSearch, best_recipe, search_plot, search_summary, trials_csv, trials_table
 
-CHANCE = {"majority": 0.5, "dev_rows": {"dev": 100}}
-
 
 def record(number, scores, *, status="complete", reason="", steps=10, **values):
     evaluations = [
@@ -25,91 +23,89 @@ def record(number, scores, *, status="complete", reason="", steps=10, **values):
     return TrialRecord(number, recipe, 56, status, reason, evaluations, float(len(scores)))
 
 
-def search(*records, task="follows", **settings):
-    return TaskSearch(task, TaskConfig.model_validate(settings), records, len(records))
+def search(*records, task="follows", planned=None, **settings):
+    return TaskSearch(task, TaskConfig.model_validate(settings), records, planned or len(records))
 
 
-def test_the_winner_has_the_best_evaluation_of_all_not_the_best_last_one():
-    assert search(record(0, [0.5, 0.6]), record(1, [0.9, 0.2]), record(2, [0.7, 0.8])).winner.number == 1
+FAILED = record(1, [], status="failed", reason="out of memory")
 
 
-def test_of_equal_trials_the_one_of_fewer_steps_wins_then_the_first():
-    assert search(record(0, [0.5, 0.9]), record(1, [0.9, 0.5]), record(2, [0.9])).winner.number == 1
-    assert search(record(0, [0.9], steps=20), record(1, [0.9], steps=5)).winner.number == 1
+@pytest.mark.parametrize(
+    "records",
+    [
+        [record(0, [0.5, 0.6]), record(1, [0.9, 0.2]), record(2, [0.7, 0.8])],
+        [record(0, [0.5, 0.9]), record(1, [0.9, 0.5]), record(2, [0.9])],
+        [record(0, [0.9], steps=20), record(1, [0.9], steps=5)],
+        [FAILED, record(1, [0.1])],
+    ],
+    ids=[
+        "best evaluation, not the last one",
+        "then the first of equal trials",
+        "then fewer steps",
+        "only with a score",
+    ],
+)
+def test_the_winner_has_the_best_evaluation(records):
+    assert search(*records).winner.number == 1
 
 
-def test_a_trial_without_an_evaluation_cannot_win():
-    assert search(record(0, [], status="failed", reason="out of memory"), record(1, [0.1])).winner.number == 1
-
-
-def test_a_search_without_any_score_names_the_first_reason():
+def test_a_search_without_any_score_reports_the_first_reason():
     failed = [record(number, [], status="failed", reason=f"reason {number}") for number in range(2)]
     with pytest.raises(InputError, match="follows: none of 2 trials has a score; the first: reason 0"):
         _ = search(*failed).winner
 
 
-def test_the_table_of_trials_has_a_row_for_each_with_its_settings_and_its_end():
-    one = search(
-        record(0, [0.5, 0.75]), record(1, [], status="failed", reason="its process was killed"), learning_rate=1e-3
-    )
-    other = search(record(0, [0.25], batch_size=8), task="wnli")
-    rows = list(csv.DictReader(io.StringIO(trials_csv([one, other]).decode())))
-    assert [(row["task"], row["trial"], row["status"]) for row in rows] == [
-        ("follows", "0", "complete"),
+def test_the_table_of_trials_has_a_row_for_each_trial():
+    searches = [search(record(0, [0.5, 0.75]), FAILED), search(record(0, [0.25], batch_size=8), task="wnli")]
+    rows = list(csv.DictReader(io.StringIO(trials_csv(searches).decode())))
+    common = {"metric": "score", "reason": "", "status": "complete", "trial": "0", "batch_size": ""}
+    result = {"evaluations": "2", "epochs": "2.000", "best_score": "0.75", "seconds": "2.0"}
+    assert rows[0] == {**common, **result, "task": "follows", "learning_rate": "1e-05"}
+    assert [(row["task"], row["trial"], row["status"]) for row in rows[1:]] == [
         ("follows", "1", "failed"),
         ("wnli", "0", "complete"),
     ]
-    assert (rows[0]["learning_rate"], rows[0]["batch_size"], rows[2]["batch_size"]) == ("1e-05", "", "8")
-    assert (rows[0]["evaluations"], rows[0]["epochs"], rows[0]["best_score"]) == ("2", "2.000", "0.75")
-    assert (rows[1]["best_score"], rows[1]["reason"]) == ("", "its process was killed")
+    assert (rows[1]["best_score"], rows[1]["reason"]) == ("", "out of memory")
+    assert (rows[2]["learning_rate"], rows[2]["batch_size"]) == ("", "8")
 
 
-def test_the_plot_is_an_svg_with_a_panel_for_each_task_and_the_same_every_time():
+def test_the_plot_is_a_deterministic_svg_with_a_panel_for_each_task():
     searches = [search(record(0, [0.5, 0.6]), record(1, [0.4], status="stopped")), search(record(0, [0.5]), task="rte")]
-    first, again = search_plot(searches), search_plot(searches)
-    assert first == again
-    axes = [node.get("id") for node in ElementTree.fromstring(first).iter() if "axes_" in node.get("id", "")]
+    plot = search_plot(searches)
+    assert search_plot(searches) == plot
+    axes = [node.get("id") for node in ElementTree.fromstring(plot).iter() if "axes_" in node.get("id", "")]
     assert len(axes) == 2
 
 
-def test_the_best_recipe_is_one_of_evaluate_glue_with_the_winners_settings(tmp_path):
+def test_the_best_recipe_is_one_of_evaluate_glue_with_the_settings_of_the_winners(tmp_path):
     recipe = config(tmp_path, tasks=["follows", "wnli"])
-    searches = [
-        TaskSearch(
-            "follows", recipe.task_config("follows"), [record(0, [0.5]), record(1, [0.9], learning_rate=7e-4)], 2
-        ),
-        TaskSearch("wnli", recipe.task_config("wnli"), [record(0, [0.5], batch_size=4, epochs=5)], 1),
-    ]
-    summary = {task: {"score": {"median": 0.8125}} for task in ("follows", "wnli")}
+    records = {
+        "follows": [record(0, [0.5]), record(1, [0.9], learning_rate=7e-4)],
+        "wnli": [record(0, [0.5], batch_size=4, epochs=5)],
+    }
+    searches = [TaskSearch(task, recipe.task_config(task), trials, len(trials)) for task, trials in records.items()]
+    summary = {task: {"score": {"median": 0.8125}} for task in records}
     text = best_recipe(recipe, searches, summary).decode()
-    found = EvaluateGlueConfig.model_validate(yaml.safe_load(text))
-    for each in searches:
-        assert found.task_config(each.task) == each.winning_settings
-    assert found.task_config("follows").learning_rate == 7e-4
-    assert found.task_config("wnli").epochs == 5
-    assert (found.model_dir, found.glue_dir, found.seed) == (recipe.model_dir, recipe.glue_dir, recipe.seed)
-    assert found.run_dir == f"{tmp_path}/search/best"
-    assert (found.scaling.use_gpu, found.scaling.cpus_per_worker) == (False, 1)
+    best = EvaluateGlueConfig.model_validate(yaml.safe_load(text))
+    assert all(best.task_config(each.task) == each.winning_settings for each in searches)
+    assert (best.task_config("follows").learning_rate, best.task_config("wnli").epochs) == (7e-4, 5)
+    assert (best.model_dir, best.glue_dir, best.seed) == (recipe.model_dir, recipe.glue_dir, recipe.seed)
+    assert (best.run_dir, best.tasks, best.precision) == (f"{tmp_path}/search/best", ["follows", "wnli"], "fp32")
+    assert (best.scaling.use_gpu, best.scaling.cpus_per_worker) == (False, 1)
     assert "follows: score on dev 0.9000 in the search, 0.8125 as the median of seeds 1" in text
 
 
-def test_the_figures_tell_the_search_from_the_fresh_seeds():
-    found = search_summary(
-        search(record(0, [0.5, 0.9]), record(1, [0.6]), seeds=[1, 2, 3]), [0.7, 0.9, 0.6], seed=56, **CHANCE
-    )
-    assert found["winner"]["score"] == 0.9
-    assert found["winner"]["seed"] == 56
-    assert found["fresh"]["scores"] == {"1": 0.7, "2": 0.9, "3": 0.6}
-    assert (found["fresh"]["median"], round(found["fresh"]["spread"], 6)) == (0.7, 0.3)
-    assert found["epochs_trained"] == 3.0
-    assert (found["metric"], found["split"]) == ("score", "dev")
-
-
-def test_the_figures_hold_the_score_of_the_default_settings():
-    default, other = record(0, [0.5, 0.7], epochs=3), record(1, [0.9])
-    figures = search_summary(search(default, other, seeds=[1]), [0.9], 56, **CHANCE)
-    assert figures["default"] == {"values": {"epochs": 3}, "score": 0.7}
-    assert search_summary(search(other, seeds=[1]), [0.9], 56, **CHANCE)["default"] is None
+def test_the_summary_separates_the_search_from_the_fresh_seeds():
+    searched = search(record(0, [0.5, 0.7], epochs=3), record(1, [0.6, 0.9, 0.8]), seeds=[1, 2, 3], planned=4)
+    summary = search_summary(searched, [0.7, 0.9, 0.65], seed=56, majority=0.5, dev_rows={"dev": 100})
+    assert summary["winner"] == {"trial": 1, "values": {"learning_rate": 2e-5}, "seed": 56, "score": 0.9}
+    fresh = {"scores": {"1": 0.7, "2": 0.9, "3": 0.65}, "median": 0.7, "mean": 0.75, "spread": 0.25}
+    assert summary["fresh"] == {name: pytest.approx(value) for name, value in fresh.items()}
+    assert summary["default"] == {"values": {"epochs": 3}, "score": 0.7}
+    assert summary["trials"] == {"complete": 2, "not run": 2}
+    assert (summary["epochs_trained"], summary["metric"], summary["split"]) == (5.0, "score", "dev")
+    without_default = search(record(1, [0.9]), seeds=[1])
+    assert search_summary(without_default, [0.9], 56, majority=0.5, dev_rows={"dev": 100})["default"] is None
 
 
 @pytest.mark.parametrize(
@@ -123,33 +119,20 @@ def test_the_figures_hold_the_score_of_the_default_settings():
         ("stsb", "score", -0.1, 0.0, 0.0995, False),
     ],
 )
-def test_a_winner_within_three_standard_errors_of_the_majority_is_known(
-    task, metric, median, majority, error, is_above
-):
-    one = search(
-        TrialRecord(0, {}, 56, "complete", "", [Evaluation(1, 10, 1.0, {metric: 0.9}, 0.5, 1.0)], 1.0),
-        task=task,
-        metric=metric,
-        seeds=[1, 2, 3],
-    )
-    scores = [median - 0.02, median, median + 0.03]
-    majority_figures = search_summary(one, scores, 56, majority=majority, dev_rows={"dev": 100})["majority"]
-    assert majority_figures == {
-        "score": majority,
-        "standard_error": pytest.approx(error, abs=1e-3),
-        "winner_is_above": is_above,
-    }
+def test_a_winner_is_above_the_majority_from_three_standard_errors(task, metric, median, majority, error, is_above):
+    winner = TrialRecord(0, {}, 56, "complete", "", [Evaluation(1, 10, 1.0, {metric: 0.9}, 0.5, 1.0)], 1.0)
+    searched, scores = search(winner, task=task, metric=metric, seeds=[1, 2, 3]), [median - 0.02, median, median + 0.03]
+    summary = search_summary(searched, scores, 56, majority=majority, dev_rows={"dev": 100})["majority"]
+    assert (summary["score"], summary["winner_is_above"]) == (majority, is_above)
+    assert summary["standard_error"] == pytest.approx(error, abs=1e-3)
 
 
-def test_the_shown_table_names_failed_trials_with_their_reason_and_those_that_never_began():
-    found = TaskSearch(
-        "follows",
-        TaskConfig(),
-        [record(0, [0.5]), record(1, [], status="failed", reason="CUDA out of memory")],
-        planned=5,
-    )
+def test_the_shown_table_contains_the_best_trials_and_the_failed_ones_with_their_reason():
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(trials_table(found))
+    trials = [record(number, [0.5 + number / 100]) for number in range(2, 14)]
+    console.print(trials_table(search(record(0, [0.5]), FAILED, *trials, planned=17)))
     text = console.export_text()
-    assert "1 complete, 1 failed, 3 not run" in text
-    assert "CUDA out of memory" in text
+    assert "13 complete, 1 failed, 3 not run" in " ".join(text.split())
+    assert "failed: out of memory" in text
+    shown = [line.split()[1] for line in text.splitlines() if "0.6" in line or "0.5" in line]
+    assert shown == [str(number) for number in range(13, 3, -1)]

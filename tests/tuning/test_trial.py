@@ -1,7 +1,6 @@
 """Reports and files of trials in this process."""
 
 import dataclasses
-import json
 import time
 from pathlib import Path
 
@@ -30,14 +29,17 @@ from tuning.records import (
 VALUES = {"learning_rate": 3e-3, "batch_size": 16}
 
 
+@pytest.fixture(scope="module")
+def features(work):
+    data, settings = load_task(str(work / "glue"), "follows"), config(work).task_config("follows")
+    return encode_task(data, read_tokenizer(str(work / "model")), settings, seed=56)
+
+
 @pytest.fixture
-def context(work, tmp_path):
-    settings = config(work).task_config("follows")
-    data = load_task(str(work / "glue"), "follows")
-    features = encode_task(data, read_tokenizer(str(work / "model")), settings, seed=56)
+def context(work, tmp_path, features):
     return TrialContext(
         task="follows",
-        settings=settings,
+        settings=config(work).task_config("follows"),
         model_dir=str(work / "model"),
         trials_folder=str(tmp_path / "trials"),
         seed=56,
@@ -48,13 +50,23 @@ def context(work, tmp_path):
     )
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def reports(monkeypatch):
-    """Collect the reports of a trial, without Ray."""
-    found = []
-    monkeypatch.setattr(module.tune, "report", found.append)
+    """Reports of the trials, without Ray."""
+    collected = []
+    monkeypatch.setattr(module.tune, "report", collected.append)
     monkeypatch.setattr(module.ray, "get", lambda value: value)
-    return found
+    return collected
+
+
+@pytest.fixture
+def replace_training(monkeypatch):
+    """Replace the training of trials; by default nothing may be trained."""
+
+    def refuse(*arguments, **options):
+        raise AssertionError("it trains")
+
+    return lambda fine_tune=refuse: monkeypatch.setattr(module, "fine_tune", fine_tune)
 
 
 def sample(**changes):
@@ -65,7 +77,7 @@ def folder_of(context, **changes):
     return TrialPoint.of(sample(**changes)).folder(context.trials_folder, 56)
 
 
-def stop_at(monkeypatch, number, error=SystemExit):
+def stop_at(monkeypatch, number, error):
     """Stop the trial, or kill its process, at one of its evaluations."""
 
     def report(result):
@@ -75,158 +87,121 @@ def stop_at(monkeypatch, number, error=SystemExit):
     monkeypatch.setattr(module.tune, "report", report)
 
 
-def refuse_training(monkeypatch):
-    def refused(*args, **kwargs):
-        raise AssertionError("it trains")
-
-    monkeypatch.setattr(module, "fine_tune", refused)
-
-
-def scores(record):
-    return [(each.number, each.step, each.scores, each.train_loss) for each in record.evaluations]
-
-
-def test_a_trial_reports_each_evaluation_with_the_best_score_so_far(context, reports):
+def test_a_trial_reports_the_best_score_so_far_and_leaves_only_its_record(context, reports):
     run_trial(sample(), context=context)
     record = read_record(folder_of(context))
-    assert record.status == "complete"
-    assert [result[EVALUATION] for result in reports] == [1, 2, 3]
-    found = [evaluation.scores["score"] for evaluation in record.evaluations]
-    assert [result[BEST] for result in reports] == [max(found[:count]) for count in (1, 2, 3)]
-    assert len(set(found)) > 1
-    assert record.epochs == 3.0
+    scores = [evaluation.scores["score"] for evaluation in record.evaluations]
+    assert len(set(scores)) > 1
+    assert reports == [{EVALUATION: count, BEST: max(scores[:count])} for count in (1, 2, 3)]
+    assert (record.status, record.reason, record.epochs) == ("complete", "", 3.0)
+    names = sorted(file.relative_to(folder_of(context)).as_posix() for file in Path(folder_of(context)).rglob("*"))
+    assert names == ["evaluations.json", RECORD_FILE]
 
 
-def test_only_the_record_and_the_evaluations_are_left_of_a_trial(context, reports):
-    run_trial(sample(), context=context)
-    names = {file.relative_to(folder_of(context)).as_posix() for file in Path(folder_of(context)).rglob("*")}
-    assert names == {RECORD_FILE, "evaluations.json"}
-
-
-def test_a_trial_with_a_record_repeats_its_reports_and_does_not_train(context, reports, monkeypatch):
+def test_values_with_a_record_are_not_trained_again(context, reports, replace_training):
     run_trial(sample(), context=context)
     first = list(reports)
-    refuse_training(monkeypatch)
+    replace_training()
     run_trial(sample(number=7), context=context)
-    assert reports == first + first
+    run_trial(sample(number=4, repeat=1), context=context)  # TPE may choose the same values again
+    assert reports == first * 3
+    records = [read_record(folder_of(context, repeat=repeat)) for repeat in (0, 1)]
+    assert records[1].evaluations == records[0].evaluations
+    assert [record.number for record in records] == [0, 4]
 
 
-def test_a_stopped_trial_ends_in_order_and_has_its_record(context, reports, monkeypatch):
-    stop_at(monkeypatch, 2)
+def test_a_stopped_trial_has_a_record_with_the_reason(context, monkeypatch):
+    stop_at(monkeypatch, 2, SystemExit)
     with pytest.raises(SystemExit):
         run_trial(sample(), context=context)
     record = read_record(folder_of(context))
     assert (record.status, record.reason, len(record.evaluations)) == ("stopped", "behind others", 2)
 
 
-def test_an_interrupted_trial_resumes_and_ends_like_an_uninterrupted_one(context, reports, monkeypatch, tmp_path):
+def test_an_interrupted_trial_resumes_to_the_same_result(context, reports, monkeypatch, replace_training, tmp_path):
     other = dataclasses.replace(context, trials_folder=str(tmp_path / "other"))
     run_trial(sample(), context=other)
-    uninterrupted = list(reports)
     stop_at(monkeypatch, 2, KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         run_trial(sample(), context=context)
     assert read_record(folder_of(context)) is None
     assert len(read_evaluations(folder_of(context))) == 2
-    again, steps = [], []
-    monkeypatch.setattr(module.tune, "report", again.append)
-    fine_tune = module.fine_tune
-    monkeypatch.setattr(
-        module, "fine_tune", lambda *args, **more: fine_tune(*args, **more, on_step=lambda step, _: steps.append(step))
-    )
+    repeated, steps, fine_tune = [], [], module.fine_tune
+    monkeypatch.setattr(module.tune, "report", repeated.append)
+    replace_training(lambda run, **options: fine_tune(run, on_step=lambda step, _: steps.append(step), **options))
     run_trial(sample(), context=context)
-    assert again == uninterrupted
+    assert repeated == reports
     assert min(steps) == 4  # of 9; the first evaluation, after step 3, has a checkpoint
-    records = [read_record(folder_of(each)) for each in (context, other)]
-    assert scores(records[0]) == scores(records[1])
+    resumed, uninterrupted = (
+        [dataclasses.replace(each, seconds=0.0) for each in read_record(folder_of(trial)).evaluations]
+        for trial in (context, other)
+    )
+    assert resumed == uninterrupted
 
 
-def test_a_failing_trial_leaves_the_reason_and_is_not_tried_again(context, reports, monkeypatch):
-    def failing(*args, **kwargs):
+def test_a_failed_trial_records_the_reason_and_is_not_repeated(context, replace_training):
+    def failing(*_, **__):
         raise RuntimeError("step 3: gradient norm is nan\nand more")
 
-    monkeypatch.setattr(module, "fine_tune", failing)
-    with pytest.raises(RuntimeError, match="gradient norm is nan"):
-        run_trial(sample(), context=context)
-    record = read_record(folder_of(context))
-    assert record.status == "failed"
-    assert record.reason == "RuntimeError: step 3: gradient norm is nan and more"
-    refuse_training(monkeypatch)
-    with pytest.raises(RuntimeError, match="gradient norm is nan"):
-        run_trial(sample(), context=context)
+    replace_training(failing)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="gradient norm is nan"):
+            run_trial(sample(), context=context)
+        record = read_record(folder_of(context))
+        assert (record.status, record.reason) == ("failed", "RuntimeError: step 3: gradient norm is nan and more")
+        replace_training()
 
 
-def test_a_trial_whose_search_is_over_while_it_writes_has_been_stopped_and_not_failed(context, reports, monkeypatch):
+def test_a_trial_whose_search_ends_while_it_writes_was_stopped_and_has_not_failed(context, replace_training):
     fine_tune = module.fine_tune
 
-    def interrupted(*args, report, **kwargs):
-        def report_and_lose(evaluation):
+    def interrupted(*arguments, report, **options):
+        def report_and_end(evaluation):
             report(evaluation)
-            # What the search does at its end, in a process of its own.
+            # At its end, the search does this in another process.
             ended = TrialRecord(0, VALUES, 56, "stopped", "behind others", read_evaluations(folder_of(context)), 1.0)
             write_record(folder_of(context), ended)
             raise InputError("training/model/tokenizer.json: cannot be written")
 
-        return fine_tune(*args, report=report_and_lose, **kwargs)
+        return fine_tune(*arguments, report=report_and_end, **options)
 
-    monkeypatch.setattr(module, "fine_tune", interrupted)
+    replace_training(interrupted)
     run_trial(sample(), context=context)
     record = read_record(folder_of(context))
     assert (record.status, record.reason, len(record.evaluations)) == ("stopped", "behind others", 1)
 
 
-def test_the_same_values_named_twice_are_trained_once(context, reports, monkeypatch):
-    run_trial(sample(), context=context)
-    refuse_training(monkeypatch)
-    run_trial(sample(number=4, repeat=1), context=context)
-    assert folder_of(context) != folder_of(context, repeat=1)
-    first, again = (read_record(folder_of(context, repeat=repeat)) for repeat in (0, 1))
-    assert again.evaluations == first.evaluations
-    assert (first.number, again.number) == (0, 4)
-
-
-def test_a_trial_ends_when_its_time_is_over(context, reports):
+def test_a_trial_ends_at_its_time_limit(context):
     limited = dataclasses.replace(context, trial=TrialConfig(cpus=1, gpus=0, max_minutes=1e-6))
     run_trial(sample(), context=limited)
     record = read_record(folder_of(context))
-    assert (record.status, len(record.evaluations)) == ("time", 1)
-    assert "max_minutes" in record.reason
+    assert (record.status, record.reason, len(record.evaluations)) == ("time", "trial.max_minutes was reached", 1)
 
 
-def test_a_trial_that_hangs_is_ended_and_counts_as_failed(context, reports, monkeypatch):
+def test_a_trial_that_hangs_is_killed_and_counts_as_failed(context, monkeypatch, replace_training):
     exits = []
     monkeypatch.setattr(module, "_HANG_S", 0.05)
     monkeypatch.setattr(module.os, "_exit", exits.append)
 
-    def hanging(*args, **kwargs):
-        deadline = time.monotonic() + 10
+    def hanging(*_, **__):
+        deadline = time.monotonic() + 60
         while not exits and time.monotonic() < deadline:
             time.sleep(0.01)
         raise KeyboardInterrupt  # instead of the end of the process
 
-    monkeypatch.setattr(module, "fine_tune", hanging)
-    short = dataclasses.replace(context, trial=TrialConfig(cpus=1, gpus=0, max_minutes=1e-6))
+    replace_training(hanging)
+    limited = dataclasses.replace(context, trial=TrialConfig(cpus=1, gpus=0, max_minutes=1e-6))
     with pytest.raises(KeyboardInterrupt):
-        run_trial(sample(), context=short)
+        run_trial(sample(), context=limited)
     assert exits == [1]
-    assert read_record(folder_of(context)).status == "failed"
-    assert "hung" in json.loads(Path(folder_of(context), RECORD_FILE).read_text())["reason"]
+    record = read_record(folder_of(context))
+    assert (record.status, record.reason) == ("failed", "it hung long after trial.max_minutes")
 
 
-def test_a_trial_is_the_same_whatever_its_number_and_another_with_other_values():
-    def name_of(seed=56, **changes):
+def test_values_repetition_and_seed_identify_a_trial_but_not_its_number():
+    def folder(seed=56, **changes):
         return TrialPoint.of(sample(**changes)).folder("trials", seed)
 
-    turned = {name: VALUES[name] for name in reversed(VALUES)}
-    assert name_of() == name_of(number=3) == name_of(values=turned)
-    assert (
-        len(
-            {
-                name_of(),
-                name_of(seed=57),
-                name_of(repeat=1),
-                name_of(values={**VALUES, "batch_size": 8}),
-            }
-        )
-        == 4
-    )
+    reordered = dict(reversed(VALUES.items()))
+    assert folder() == folder(number=3) == folder(values=reordered)
+    assert len({folder(), folder(seed=57), folder(repeat=1), folder(values={**VALUES, "batch_size": 8})}) == 4

@@ -1,5 +1,4 @@
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -9,107 +8,74 @@ from distilray.evaluation import glue_text
 from distilray.evaluation.glue_text import drop_contained_texts, plan_glue_text, write_glue_text
 from distilray.finetuning.tasks import TASKS
 from distilray.runtime.run_folder import RunFolder
-from distilray.stages import STAGES
-from tests.tiny.glue import small_rows, write_glue, write_lines
-
-PHRASES = [
-    "a film of",
-    "a gorgeous , witty film of the year",
-    "witty film of the",
-    "the year ends here now",
-    "a film of",
-]
+from tests.tiny.glue import FOLDERS, small_rows, write_glue, write_lines
 
 
-@pytest.fixture(autouse=True)
-def few_rows(monkeypatch):
-    for name in ("cola", "sst2", "rte"):
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Run the stage on the train lines of a task; return its counts and its text."""
+
+    def write(name, lines, **settings):
         counts = {split: (count,) for split, count in small_rows(name).items()}
         monkeypatch.setitem(TASKS, name, replace(TASKS[name], row_counts=counts))
+        glue_dir = write_glue(tmp_path / "glue", [name])
+        write_lines(tmp_path / "glue" / FOLDERS[name] / "train.tsv", lines)
+        values = {"run_dir": str(tmp_path / "run"), "glue_dir": glue_dir, "tasks": [name], **settings}
+        config = WriteGlueTextConfig.model_validate(values)
+        plan_glue_text(config)
+        folder = RunFolder("write_glue_text", config, {})
+        folder.begin()
+        outcome = write_glue_text(config, folder)
+        assert list(outcome.outputs) == [f"text/{name}.txt"]
+        return outcome.counts[name], (tmp_path / "run/text" / f"{name}.txt").read_text()
+
+    return write
 
 
-def run(config):
-    folder = RunFolder("write_glue_text", config, STAGES["write_glue_text"].job().inputs(config))
-    plan_glue_text(config)
-    folder.begin()
-    return folder, write_glue_text(config, folder)
+@pytest.mark.parametrize(
+    ("texts", "dropped"),
+    [
+        (
+            ["a film of", "a good , witty film of the year", "witty film of the", "the year ends here", "a film of"],
+            [2, 4],
+        ),
+        (["the film is a joy", "the film is a joyful thing"], []),
+        ([f"sentence number {number} is {'very ' * (number % 3)}short" for number in range(20)], []),
+    ],
+    ids=["contained or equal", "a word that only starts alike", "unrelated, in their order"],
+)
+def test_a_text_inside_another_is_dropped(texts, dropped):
+    assert drop_contained_texts(texts) == [text for number, text in enumerate(texts) if number not in dropped]
 
 
-def test_a_text_inside_another_is_left_out_and_of_equal_ones_the_first_is_kept():
-    assert drop_contained_texts(PHRASES) == [
-        "a film of",
-        "a gorgeous , witty film of the year",
-        "the year ends here now",
-    ]
+def test_every_text_is_kept_or_counted_by_reason(write):
+    kept = ["a film that is good to see", "an odd one of the year 2001"]
+    texts = ["too short", kept[0], "film that is good to", "two", kept[1], "one"]
+    counts, text = write("sst2", ["sentence\tlabel", *(f"{text} \t1" for text in texts)])
+    assert counts == {"texts": 6, "too_short": 3, "inside_another": 1, "kept": 2}
+    assert text.splitlines() == kept
 
 
-def test_a_text_whose_words_only_begin_alike_is_kept():
-    assert drop_contained_texts(["the film is a joy", "the film is a joyful thing"]) == [
-        "the film is a joy",
-        "the film is a joyful thing",
-    ]
-
-
-def test_texts_keep_their_order():
-    texts = [f"sentence number {number} is {'very ' * (number % 3)}short" for number in range(20)]
-    assert drop_contained_texts(texts) == texts
-
-
-def test_every_text_is_kept_or_counted_with_the_reason(tmp_path):
-    config = WriteGlueTextConfig(run_dir=str(tmp_path / "run"), glue_dir=str(tmp_path / "glue"), tasks=["sst2"])
-    write_glue(tmp_path / "glue", ["sst2"])
-    texts = [
-        "too short",
-        "a film that is good to see",
-        "film that is good to",
-        "two",
-        "an odd one of the year 2001",
-        "one",
-    ]
-    write_lines(tmp_path / "glue/SST-2/train.tsv", ["sentence\tlabel", *(f"{text} \t1" for text in texts)])
-    folder, outcome = run(config)
-    assert outcome.counts["sst2"] == {"texts": 6, "too_short": 3, "inside_another": 1, "kept": 2}
-    lines = Path(folder.path("text/sst2.txt")).read_text().split("\n")
-    assert lines == ["a film that is good to see", "an odd one of the year 2001", ""]
-
-
-def test_neither_labels_nor_dev_and_test_rows_are_in_the_text(tmp_path):
-    config = WriteGlueTextConfig(
-        run_dir=str(tmp_path / "run"), glue_dir=write_glue(tmp_path / "glue", ["rte"]), tasks=["rte"], min_words=3
-    )
+def test_only_train_texts_are_written_without_their_labels(write):
     rows = [f"{row}\ttrain says this {row}\tand train says that {row}\tentailment" for row in range(6)]
-    write_lines(tmp_path / "glue/RTE/train.tsv", ["index\tsentence1\tsentence2\tlabel", *rows])
-    folder, _ = run(config)
-    lines = Path(folder.path("text/rte.txt")).read_text().split()
-    assert {"train", "says"} < set(lines)
-    assert not {"entailment", "first", "second"} & set(lines)
+    _, text = write("rte", ["index\tsentence1\tsentence2\tlabel", *rows], min_words=3)
+    expected = [line for row in range(6) for line in (f"train says this {row}", f"and train says that {row}")]
+    assert text.splitlines() == expected
 
 
-def test_a_blank_line_ends_a_document_of_so_many_texts(tmp_path, monkeypatch):
+def test_a_blank_line_ends_a_document(write, monkeypatch):
     monkeypatch.setattr(glue_text, "TEXTS_PER_DOCUMENT", 4)
-    config = WriteGlueTextConfig(
-        run_dir=str(tmp_path / "run"),
-        glue_dir=write_glue(tmp_path / "glue", ["cola"]),
-        tasks=["cola"],
-    )
-    rows = [f"gj04\t1\t\tlinguists wrote sentence number {row}" for row in range(6)]
-    write_lines(tmp_path / "glue/CoLA/train.tsv", rows)
-    folder, _ = run(config)
-    documents = Path(folder.path("text/cola.txt")).read_text().split("\n\n")
-    assert [document.count("number") for document in documents] == [4, 2]
+    _, text = write("cola", [f"gj04\t1\t\tlinguists wrote sentence number {row}" for row in range(6)])
+    assert [document.count("number") for document in text.split("\n\n")] == [4, 2]
 
 
-def test_a_task_that_is_not_there_is_told_before_anything_is_written(tmp_path):
-    config = WriteGlueTextConfig(
-        run_dir=str(tmp_path / "run"), glue_dir=write_glue(tmp_path / "glue", ["cola"]), tasks=["cola", "rte"]
-    )
+def test_a_missing_task_is_refused_by_the_plan(tmp_path):
+    glue_dir = write_glue(tmp_path / "glue", ["cola"])
+    config = WriteGlueTextConfig(run_dir=str(tmp_path / "run"), glue_dir=glue_dir, tasks=["cola", "rte"])
     with pytest.raises(InputError, match="no folder for rte"):
         plan_glue_text(config)
 
 
-def test_a_task_of_which_no_text_is_long_enough_is_told(tmp_path):
-    glue_dir = write_glue(tmp_path / "glue", ["cola"])
-    config = WriteGlueTextConfig(run_dir=str(tmp_path / "run"), glue_dir=glue_dir, tasks=["cola"])
+def test_a_task_without_a_text_that_is_long_enough_is_refused(write):
     with pytest.raises(InputError, match="min_words: no text of cola has 5 words"):
-        run(config)
-    assert not (tmp_path / "run/manifest.json").exists()
+        write("cola", ["gj04\t1\t\tonly four words here"] * 6)

@@ -132,17 +132,6 @@ def test_an_interrupted_run_resumes_to_the_same_result(train, interrupt, uninter
     assert reported == list(range(interruptions[-1], 5))
 
 
-def test_a_run_interrupted_between_evaluations_resumes_to_the_same_result(train, tmp_path):
-    def on_step(step, steps):
-        if step == 3:
-            raise KilledError
-
-    values = changed(evaluations_per_epoch=1)
-    with pytest.raises(KilledError):
-        train(values, folder=tmp_path, on_step=on_step)
-    assert is_same_result(train(values, folder=tmp_path), train(values))
-
-
 def test_only_the_newest_and_the_best_checkpoint_are_kept_and_the_best_weights_are_restored(
     train, interrupt, scored, tmp_path
 ):
@@ -197,6 +186,23 @@ def test_the_folder_of_another_fine_tuning_run_is_refused(train, interrupt, tmp_
     for other in others.values():
         with pytest.raises(BrokenCheckpointError, match=r"evaluations.json: belongs to .* other settings or data"):
             train(folder=tmp_path, **other)
+
+
+OTHER_SETTINGS = {
+    **{"learning_rate": 1e-3, "batch_size": 4, "epochs": 3, "schedule": "cosine", "warmup_fraction": 0.3},
+    **{"weight_decay": 0.3, "max_grad_norm": 0.3, "dropout": 0.3, "max_length": 16, "evaluations_per_epoch": 1},
+    **{"patience": 5, "metric": "matthews", "max_train_examples": 7, "seeds": [7]},
+}
+
+
+def test_every_setting_but_the_other_seeds_identifies_a_run(task):
+    def identity(values, seed=1):
+        return ClassifierTraining(None, task, values, seed, **CPU).identity()
+
+    identities = {name: identity(changed(**{name: value})) for name, value in OTHER_SETTINGS.items()}
+    assert sorted(identities) == sorted(type(FOUR).model_fields)
+    assert identities.pop("seeds") == identity(FOUR) != identity(FOUR, seed=2)
+    assert len({*identities.values(), identity(FOUR)}) == len(OTHER_SETTINGS)
 
 
 def damage(folder, step):

@@ -39,7 +39,7 @@ def test_texts_are_encoded_and_truncated_like_by_transformers(bert_dir, first, s
     assert split.labels is rows.labels
 
 
-def test_a_sample_depends_on_the_seed_and_keeps_the_labels_of_its_rows(bert_dir):
+def test_a_sample_depends_on_the_seed_and_keeps_order_and_labels_of_its_rows(bert_dir):
     def sample(count, seed=1):
         return features("stsb", bert_dir, train=300, seed=seed, changes=settings(max_train_examples=count))
 
@@ -49,6 +49,8 @@ def test_a_sample_depends_on_the_seed_and_keeps_the_labels_of_its_rows(bert_dir)
     assert not np.array_equal(few.train.labels, other.train.labels)
     labels = dict(zip(rows_of(whole.train), whole.train.labels, strict=True))
     assert [labels[row] for row in rows_of(few.train)] == few.train.labels.tolist()
+    numbers = [list(labels).index(row) for row in rows_of(few.train)]
+    assert numbers == sorted(numbers)
     assert set(rows_of(few.train)) <= set(rows_of(more.train))  # a larger sample contains a smaller one
     assert len(few.dev["dev"]) == len(whole.dev["dev"])
     assert few.task == "stsb"

@@ -8,7 +8,14 @@ import pytest
 from distilray.config.glue import FineTuneScaling, TaskDistillationConfig
 from distilray.errors import InputError
 from distilray.finetuning import fine_tune as module
-from distilray.finetuning.fine_tune_run import FineTunePlan, FineTuneRun, is_done, read_predictions, read_result
+from distilray.finetuning.fine_tune_run import (
+    FineTunePlan,
+    FineTuneRun,
+    is_done,
+    read_predictions,
+    read_result,
+    steps_done,
+)
 from tests.distilray.interruptions import KilledError, at_each_folder, killed_at_change
 from tests.tiny.tasks import features, settings
 
@@ -81,10 +88,13 @@ def test_a_run_killed_at_any_change_of_the_disk_resumes_to_the_same_result(execu
         assert trained == ([] if is_complete else [1])
 
 
-def test_only_runs_without_a_result_are_executed(execute, run, trained, tmp_path):
-    runs = [replace(run, seed=seed) for seed in (1, 2, 3)]
+def test_only_runs_without_a_result_are_executed_and_the_longest_starts_first(execute, run, trained, tmp_path):
+    longer = SETTINGS.model_copy(update={"epochs": 3})
+    runs = [run, replace(run, seed=2, settings=longer), replace(run, seed=3)]
     expected = execute(tmp_path / "all", *runs)
+    assert trained == [2, 1, 3]
     execute(tmp_path / "resumed", runs[0], runs[2])
+    assert [steps_done(plan_of(tmp_path / "resumed"), each, 3) for each in runs] == [3, 0, 3]
     trained.clear()
     assert execute(tmp_path / "resumed", *runs) == expected
     assert trained == [2]

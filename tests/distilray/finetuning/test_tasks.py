@@ -6,7 +6,7 @@ import pytest
 from distilray.config.glue import GLUE_TASKS, TaskName
 from distilray.errors import InputError
 from distilray.evaluation.glue.comparison import resample
-from distilray.finetuning.dev_predictions import read_dev_predictions, write_dev_predictions
+from distilray.finetuning.dev_predictions import predictions_file, read_seed_predictions, write_dev_predictions
 from distilray.finetuning.examples import check_row_count
 from distilray.finetuning.files import find_tasks, load_task
 from distilray.finetuning.metrics import majority_scores, task_scores
@@ -123,9 +123,9 @@ def test_a_new_task_is_one_row_of_the_table(own_task):
     scores = task_scores(OWN, outputs, labels)
     assert scores["spearman"] == pytest.approx(-1.0)
     assert scores["pearson"] == pytest.approx(np.corrcoef([-1.0, 1.5, 0.0], [-2.0, 2.0, 0.4])[0, 1])  # clipped
-    file = str(own_task / "predictions.parquet")
-    write_dev_predictions(file, OWN, outputs, labels)
-    stored = read_dev_predictions(file)
+    write_dev_predictions(str(own_task / predictions_file(OWN.name, 3)), OWN, outputs, labels)
+    (stored,) = read_seed_predictions(str(own_task), OWN.name, [3])
+    assert read_seed_predictions(str(own_task), OWN.name, [3, 4]) == []
     assert {name: values.tolist() for name, values in stored.predictions.items()} == {
         "dev_old": [-2.0, 2.0, 0.4],
         "dev_new": [-1.0, 1.0, 0.0],

@@ -154,8 +154,8 @@ TEXT = st.text(st.characters(exclude_characters="\t\n\r", exclude_categories=["C
 def test_every_text_without_a_tab_or_a_line_end_is_preserved(tmp_path_factory, rows):
     lines = ["index\tsentence1\tsentence2\tlabel", *("0\t" + "\t".join(row) for row in rows)]
     assume(not is_spreadsheet(lines))
-    found, _ = read(tmp_path_factory.mktemp("wnli"), "wnli", "train", lines)
-    assert list(zip(found.first, found.second, map(str, found.labels.tolist()), strict=True)) == rows
+    read_rows, _ = read(tmp_path_factory.mktemp("wnli"), "wnli", "train", lines)
+    assert list(zip(read_rows.first, read_rows.second, map(str, read_rows.labels.tolist()), strict=True)) == rows
 
 
 QUOTED = [
@@ -190,8 +190,8 @@ def saved(rows, quoting):
 def test_the_quotes_of_a_spreadsheet_are_removed(tmp_path, lines, rows):
     assert is_spreadsheet(lines)
     assert [unquote(line) for line in lines] == lines_of(rows)
-    found, _ = read(tmp_path, "rte", "dev", lines)
-    assert (found.first, found.remark) == ([row[1] for row in rows[1:]], "quotes of a spreadsheet removed")
+    read_rows, _ = read(tmp_path, "rte", "dev", lines)
+    assert (read_rows.first, read_rows.remark) == ([row[1] for row in rows[1:]], "quotes of a spreadsheet removed")
 
 
 @pytest.mark.parametrize(

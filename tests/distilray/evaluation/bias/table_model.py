@@ -48,8 +48,7 @@ class TableModel:
             self.table[TOKENS.index(left), TOKENS.index("other")] = 1 - sum(row.values())
             for token, share in row.items():
                 self.table[TOKENS.index(left), TOKENS.index(token)] = share
-        self.batches: list[np.ndarray] = []
-        self.asked = 0
+        self.predicted = 0
 
     def logits_at(self, input_ids, attention_mask, mask_index, token_type_ids=None):
         assert input_ids.shape == attention_mask.shape
@@ -57,6 +56,5 @@ class TableModel:
         assert (flat[mask_index] == TOKENIZER.mask_id).all()
         assert attention_mask.ravel()[mask_index].all()
         assert ((input_ids == TOKENIZER.pad_id) == (attention_mask == 0)).all()
-        self.batches.append(input_ids.copy())
-        self.asked += len(mask_index)
+        self.predicted += len(mask_index)
         return (np.log(self.table[flat[mask_index - 1]]) + _SHIFT).astype(np.float32)

@@ -63,7 +63,7 @@ def test_the_likelihood_is_the_sum_of_the_log_probabilities_of_the_shared_tokens
     model, equal = TableModel(MODEL), pair("black men are poor .", "black men are poor .")
     likelihoods = pair_likelihoods(model, TOKENIZER, [PAIR], batch_size=2)
     assert likelihoods == pytest.approx(np.log([[0.5 * 0.8 * 0.1, 0.25 * 0.8 * 0.4]]), rel=1e-5)
-    assert model.asked == 6  # only the masks go through the head
+    assert model.predicted == 6  # only the masks go through the head
     uniform = 1 / len(TOKENS)  # of the first word, and of "poor" after "are"
     likelihoods = pair_likelihoods(model, TOKENIZER, [equal], batch_size=2)
     assert likelihoods == pytest.approx(np.log([[0.8 * 0.5 * 0.1 * uniform**2] * 2]), rel=1e-5)
@@ -99,6 +99,8 @@ def test_the_share_excludes_ties_and_counts_them():
     assert by_subset[BIAS_TYPES[0]]["share"] == pytest.approx(2 / 3)  # pairs 0 and 3, not 6; 9 is a tie
     assert by_subset[BIAS_TYPES[0]]["ties"] == 1
     assert by_subset["age"] == {"pairs": 0, "ties": 0, "share": None, "interval": None}
+    neutral = scores(np.array([1, -1] * 5))["overall"]
+    assert neutral["interval"][0] < neutral["share"] == 0.5 < neutral["interval"][1]
 
 
 @pytest.mark.parametrize(
@@ -112,11 +114,6 @@ def test_the_share_excludes_ties_and_counts_them():
 def test_a_share_of_all_or_none_has_the_interval_of_wilson(chosen, share, interval):
     overall = scores(np.array(chosen))["overall"]
     assert (overall["share"], overall["interval"]) == (share, pytest.approx(interval, abs=1e-4))
-
-
-def test_the_interval_of_a_model_without_preference_contains_one_half():
-    overall = scores(np.array([1, -1] * 5))["overall"]
-    assert overall["interval"][0] < overall["share"] == 0.5 < overall["interval"][1]
 
 
 def test_the_difference_to_the_reference_has_a_paired_interval():
@@ -162,7 +159,7 @@ def test_a_file_in_another_format_is_refused(read, text, message):
 
 
 def test_a_missing_file_is_refused():
-    with pytest.raises(InputError, match=r"none\.csv"):
+    with pytest.raises(InputError, match=r"none\.csv: no such file"):
         read_crows_pairs("none.csv", BadRows("none.csv"))
 
 

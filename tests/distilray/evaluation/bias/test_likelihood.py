@@ -27,7 +27,7 @@ def test_log_probabilities_are_in_the_order_of_the_texts_and_masks(batch_size):
 def test_an_equal_text_is_scored_once_but_counted_each_time():
     model, finished, texts = TableModel(MODEL), [], [TEXTS[0], TEXTS[2], TEXTS[0]]
     values = log_probabilities(model, texts, pad_id=TOKENIZER.pad_id, batch_size=8, advance=finished.append)
-    assert (model.asked, sum(finished)) == (2, 3)
+    assert (model.predicted, sum(finished)) == (2, 3)
     assert values[0] is values[2]
 
 

@@ -41,8 +41,8 @@ def test_a_word_of_several_pieces_is_scored_from_left_to_right(scoring, texts, s
     assert shown == ["he is a [MASK] .", *texts]
     assert [text.positions for text in workman] == [(4,), (5,)]
     assert [TOKENS[text.targets[0]] for text in workman] == ["work", "##man"]
-    found = word_scores(TableModel(MODEL), TOKENIZER, [EXAMPLE], scoring, batch_size=2)
-    assert found == pytest.approx(np.array([scores]), rel=1e-5)
+    values = word_scores(TableModel(MODEL), TOKENIZER, [EXAMPLE], scoring, batch_size=2)
+    assert values == pytest.approx(np.array([scores]), rel=1e-5)
 
 
 # Target A has two examples, B one: means over targets are not those over examples.

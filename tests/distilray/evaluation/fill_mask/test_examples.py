@@ -1,7 +1,8 @@
 import re
+from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distilray.config.evaluation import FillMaskDataConfig
@@ -13,44 +14,46 @@ FIRST = FillMaskDataConfig(path="unused", scored_masks="first")
 LINE = "Paris is the capital of France, and it's an old city with a river."
 
 
-def test_both_ways_to_write_a_mask_are_understood():
-    found = parse_example(3, "<mask> is in [MASK].", ["Paris", "France"], DATA)
-    assert found == MaskedExample(3, ("", " is in ", "."), ("Paris", "France"))
-
-
-def test_a_string_is_the_answer_of_a_single_mask():
-    assert parse_example(1, "a <mask>", "cat", DATA) == parse_example(1, "a <mask>", ["cat"], DATA)
-
-
-def test_the_label_of_azures_form_is_the_answer_of_the_first_mask():
-    assert parse_example(1, "[MASK] and [MASK]", "Ann", FIRST) == MaskedExample(1, ("", " and ", ""), ("Ann",))
-    assert parse_example(1, "<mask> and <mask>", ["Ann", "Bob"], FIRST) == MaskedExample(1, ("", " and ", ""), ("Ann",))
+@pytest.mark.parametrize(
+    ("data", "text", "answers", "fragments", "expected"),
+    [
+        (DATA, "<mask> is in [MASK].", ["Paris", "France"], ("", " is in ", "."), ("Paris", "France")),
+        (DATA, "a <mask>", "cat", ("a ", ""), ("cat",)),
+        # Azure's format: the label is the answer of the first mask.
+        (FIRST, "[MASK] and [MASK]", "Ann", ("", " and ", ""), ("Ann",)),
+        (FIRST, "<mask> and <mask>", ["Ann", "Bob"], ("", " and ", ""), ("Ann",)),
+    ],
+)
+def test_a_row_is_a_text_with_masks_and_their_answers(data, text, answers, fragments, expected):
+    assert parse_example(3, text, answers, data) == MaskedExample(3, fragments, expected)
 
 
 @pytest.mark.parametrize(
-    ("text", "answers", "reason"),
+    ("data", "text", "answers", "reason"),
     [
-        ("no mask here", ["a"], "no_mask"),
-        ("<mask> <mask>", ["a"], "mask_count"),
-        ("<mask>", ["a", "b"], "mask_count"),
-        ("<mask>", [], "mask_count"),
-        ("<mask>", [" "], "answer_empty"),
-        ("<mask>", "", "answer_empty"),
-        (None, ["a"], "text_missing"),
-        (7, ["a"], "text_missing"),
-        ("<mask>", None, "answers_missing"),
-        ("<mask>", [3], "answers_missing"),
-        ("<mask> \ud800", ["a"], "not_utf8"),
-        ("<mask>", ["\udfff"], "not_utf8"),
-        ("[CLS] a <mask> [SEP] [CLS] b [SEP]", ["a"], "special_token"),
-        ("a [PAD] <mask>", ["a"], "special_token"),
-        ("[CLS] a [SEP]", ["a"], "no_mask"),
+        (DATA, "no mask here", ["a"], "no_mask"),
+        (DATA, "<mask> <mask>", ["a"], "mask_count"),
+        (DATA, "<mask>", ["a", "b"], "mask_count"),
+        (DATA, "<mask>", [], "mask_count"),
+        (DATA, "<mask>", [" "], "answer_empty"),
+        (DATA, "<mask>", "", "answer_empty"),
+        (FIRST, "[MASK]", "", "answer_empty"),
+        (FIRST, "[MASK]", [], "answer_empty"),
+        (DATA, None, ["a"], "text_missing"),
+        (DATA, 7, ["a"], "text_missing"),
+        (DATA, "<mask>", None, "answers_missing"),
+        (DATA, "<mask>", [3], "answers_missing"),
+        (DATA, "<mask> \ud800", ["a"], "not_utf8"),
+        (DATA, "<mask>", ["\udfff"], "not_utf8"),
+        (DATA, "[CLS] a <mask> [SEP] [CLS] b [SEP]", ["a"], "special_token"),
+        (DATA, "a [PAD] <mask>", ["a"], "special_token"),
+        (DATA, "[CLS] a [SEP]", ["a"], "no_mask"),
     ],
 )
-def test_a_bad_row_has_its_number_and_one_reason(text, answers, reason):
-    found = parse_example(9, text, answers, DATA)
-    assert isinstance(found, BadRow)
-    assert (found.row, found.reason) == (9, reason)
+def test_a_bad_row_has_its_number_and_one_reason(data, text, answers, reason):
+    bad = parse_example(9, text, answers, data)
+    assert isinstance(bad, BadRow)
+    assert (bad.row, bad.reason) == (9, reason)
 
 
 @pytest.mark.parametrize(
@@ -68,53 +71,41 @@ def test_a_bad_row_has_its_number_and_one_reason(text, answers, reason):
         ("now <s>ten</s> <mask> for <s>20</s>", "now <s>ten</s> <mask> for <s>20</s>"),
     ],
 )
-def test_the_special_tokens_of_a_decoded_text_are_not_doubled(decoded, text):
-    answers = ["a"] * (text.count("[MASK]") + text.count("<mask>"))
-    assert parse_example(1, decoded, answers, DATA) == MaskedExample(
-        1, tuple(re.split(r"\[MASK\]|<mask>", text)), ("a",)
-    )
-    plain = decoded.replace("[MASK]", "cat").replace("<mask>", "cat")
-    masked = mask_line(1, plain, fraction=1.0, seed=1)
-    assert fill_masks(masked.fragments, masked.answers) == text.replace("[MASK]", "cat").replace("<mask>", "cat")
+def test_special_tokens_around_a_decoded_text_are_removed(decoded, text):
+    mask = re.compile(r"\[MASK\]|<mask>")
+    assert parse_example(1, decoded, ["a"], DATA) == MaskedExample(1, tuple(mask.split(text)), ("a",))
+    masked = mask_line(1, mask.sub("cat", decoded), fraction=1.0, seed=1)
+    assert fill_masks(masked.fragments, masked.answers) == mask.sub("cat", text)
 
 
-def test_an_empty_label_of_azures_form_is_a_bad_row():
-    assert parse_example(1, "[MASK]", "", FIRST).reason == "answer_empty"
-    assert parse_example(1, "[MASK]", [], FIRST).reason == "answer_empty"
-
-
-def test_a_masked_line_filled_with_its_answers_is_the_line():
-    found = mask_line(1, LINE, fraction=0.3, seed=5)
-    assert len(found.answers) == round(0.3 * 14)
-    assert fill_masks(found.fragments, found.answers) == LINE
-
-
-@given(st.text(min_size=1), st.integers(0, 2**63 - 1), st.floats(0.01, 1.0))
-def test_every_line_is_masked_at_whole_words_or_refused(line, seed, fraction):
-    found = mask_line(1, line, fraction=fraction, seed=seed)
-    if isinstance(found, BadRow):
-        return
-    assert fill_masks(found.fragments, found.answers) == line
-    assert all(answer[0].isalnum() and answer[-1].isalnum() for answer in found.answers)
-
-
-def test_the_masks_of_a_line_are_those_of_its_seed_wherever_it_stands():
-    first = mask_line(1, LINE, fraction=0.15, seed=5)
-    assert mask_line(400, LINE, fraction=0.15, seed=5).answers == first.answers
+def test_a_fraction_of_the_words_of_a_line_is_masked_depending_only_on_the_seed():
+    masked = mask_line(1, LINE, fraction=0.3, seed=5)
+    assert len(masked.answers) == round(0.3 * 14)
+    assert fill_masks(masked.fragments, masked.answers) == LINE
+    assert mask_line(400, LINE, fraction=0.3, seed=5).answers == masked.answers
     assert len({mask_line(1, LINE, fraction=0.15, seed=seed).answers for seed in range(20)}) > 10
 
 
-def test_each_word_is_masked_as_often_as_any_other():
-    words = ["one", "two", "three", "four", "five", "six", "seven", "eight"]
-    counts = dict.fromkeys(words, 0)
-    for seed in range(800):
-        (answer,) = mask_line(1, " ".join(words), fraction=0.125, seed=seed).answers
-        counts[answer] += 1
-    assert all(70 < count < 130 for count in counts.values())
+@settings(max_examples=40, deadline=None)
+@given(st.text(min_size=1), st.integers(0, 2**63 - 1), st.floats(0.01, 1.0))
+def test_every_line_is_masked_at_whole_words_or_refused(line, seed, fraction):
+    masked = mask_line(1, line, fraction=fraction, seed=seed)
+    if not isinstance(masked, BadRow):
+        assert fill_masks(masked.fragments, masked.answers) == line
+        assert all(answer[0].isalnum() and answer[-1].isalnum() for answer in masked.answers)
+
+
+def test_every_word_is_masked_equally_often():
+    line = "one two three four five six seven eight"
+    masked = [mask_line(1, line, fraction=0.125, seed=seed).answers for seed in range(800)]
+    counts = Counter(word for words in masked for word in words)
+    assert counts.total() == 800
+    assert all(70 < counts[word] < 130 for word in line.split())
 
 
 @pytest.mark.parametrize(
-    ("line", "reason"), [("... --", "no_word"), ("a [MASK] b", "has_mask"), ("a \udcff", "not_utf8")]
+    ("line", "reason"),
+    [("... --", "no_word"), ("a [MASK] b", "has_mask"), ("a \udcff", "not_utf8"), ("a [CLS] b", "special_token")],
 )
 def test_a_line_that_cannot_be_masked_is_a_bad_row(line, reason):
     assert mask_line(2, line, fraction=0.15, seed=1).reason == reason

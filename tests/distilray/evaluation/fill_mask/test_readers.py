@@ -13,7 +13,6 @@ from distilray.config.evaluation import FillMaskDataConfig
 from distilray.errors import InputError
 from distilray.evaluation.fill_mask.examples import MaskedExample
 from distilray.evaluation.fill_mask.readers import check_file, data_files, limit_rows, read_examples
-from distilray.formats.bad_rows import BadRow
 
 ROWS = [
     {"texts": "<mask> is in <mask>.", "masks": ["Paris", "France"], "title": "x"},
@@ -21,152 +20,154 @@ ROWS = [
     {"texts": "日本 <mask> é", "masks": ["old"], "title": "z"},
 ]
 EXAMPLES = [
-    (("", " is in ", "."), ("Paris", "France")),
-    (('he said "', '",\nand left'), ("good day",)),
-    (("日本 ", " é"), ("old",)),
+    MaskedExample(1, ("", " is in ", "."), ("Paris", "France")),
+    MaskedExample(2, ('he said "', '",\nand left'), ("good day",)),
+    MaskedExample(3, ("日本 ", " é"), ("old",)),
 ]
 
 
 def csv_bytes(rows):
-    out = io.StringIO()
-    writer = csv.writer(out, quoting=csv.QUOTE_ALL)
+    file = io.StringIO()
+    writer = csv.writer(file, quoting=csv.QUOTE_ALL)
     writer.writerow(["texts", "masks", "title"])
     writer.writerows([row["texts"], json.dumps(row["masks"]), row["title"]] for row in rows)
-    return out.getvalue().encode()
+    return file.getvalue().encode()
 
 
 def parquet_bytes(rows):
-    out = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), out, row_group_size=2)
-    return out.getvalue()
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), file, row_group_size=2)
+    return file.getvalue()
 
 
 def jsonl_bytes(rows):
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
-def read(path, seed=1, **settings):
-    data = FillMaskDataConfig(path=str(path), **settings)
-    return [row for file in data_files(data) for row in read_examples(file, data, seed=seed)]
+@pytest.fixture
+def data_of(tmp_path):
+    """Write a file, and return the configuration that reads it."""
+
+    def data_of(name, content, **settings):
+        (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
+        return FillMaskDataConfig(path=str(tmp_path / name), **settings)
+
+    return data_of
 
 
-def written(folder, name, content):
-    file = folder / name
-    file.parent.mkdir(exist_ok=True)
-    file.write_bytes(content)
-    return file
+def read(data):
+    return [row for file in data_files(data) for row in read_examples(file, data, seed=1)]
 
 
 @pytest.mark.parametrize(
-    ("name", "make"),
+    ("name", "content"),
     [
-        ("a.jsonl", jsonl_bytes),
-        ("a.json", lambda rows: b"\xef\xbb\xbf" + jsonl_bytes(rows)),
-        ("a.jsonl.xz", lambda rows: lzma.compress(jsonl_bytes(rows))),
-        ("a.ndjson.gz", lambda rows: gzip.compress(jsonl_bytes(rows))),
-        ("a.csv", csv_bytes),
-        ("a.csv.bz2", lambda rows: bz2.compress(csv_bytes(rows))),
-        ("a.parquet", parquet_bytes),
+        ("a.jsonl", jsonl_bytes(ROWS)),
+        ("a.json", b"\xef\xbb\xbf" + jsonl_bytes(ROWS)),
+        ("a.jsonl.xz", lzma.compress(jsonl_bytes(ROWS))),
+        ("a.ndjson.gz", gzip.compress(jsonl_bytes(ROWS), mtime=0)),
+        ("a.csv", csv_bytes(ROWS)),
+        ("a.csv.bz2", bz2.compress(csv_bytes(ROWS))),
+        ("a.parquet", parquet_bytes(ROWS)),
+        ("a.pq", parquet_bytes(ROWS)),
     ],
+    ids=["jsonl", "byte order mark", "xz", "gzip", "csv", "bzip2", "parquet", "pq"],
 )
-def test_the_same_rows_are_the_same_examples_in_every_format(tmp_path, name, make):
-    found = read(written(tmp_path, name, make(ROWS)))
-    assert [(row.fragments, row.answers) for row in found] == EXAMPLES
+def test_equal_rows_are_equal_examples_in_every_format(data_of, name, content):
+    examples = read(data_of(name, content))
+    assert [(row.fragments, row.answers) for row in examples] == [(row.fragments, row.answers) for row in EXAMPLES]
+    assert [row.row for row in examples] == ([2, 4, 5] if "csv" in name else [1, 2, 3])  # in CSV, a row's last line
 
 
-def test_the_columns_can_be_named(tmp_path):
-    file = written(tmp_path, "a.jsonl", b'{"input_string": "[MASK] of [MASK]", "title": "Ann"}\n')
-    (found,) = read(file, text_column="input_string", answer_column="title", scored_masks="first")
-    assert found == MaskedExample(1, ("", " of ", ""), ("Ann",))
+def test_the_columns_can_be_named(data_of):
+    row = b'{"input_string": "[MASK] of [MASK]", "title": "Ann"}\n'
+    data = data_of("a.jsonl", row, text_column="input_string", answer_column="title", scored_masks="first")
+    assert read(data) == [MaskedExample(1, ("", " of ", ""), ("Ann",))]
 
 
-def test_a_cell_of_csv_holds_one_answer_or_a_list_as_json(tmp_path):
-    rows = ["texts,masks", '<mask>,"a, b"', '<mask> <mask>,"[""a"", ""b""]"', "<mask>,['a']"]
-    found = read(written(tmp_path, "a.csv", "\n".join(rows).encode()))
-    assert [row.answers for row in found[:2]] == [("a, b",), ("a", "b")]
-    assert found[2].reason == "answers_missing"
+def test_a_cell_of_csv_contains_one_answer_or_a_json_list(data_of):
+    rows = read(data_of("a.csv", 'texts,masks\n<mask>,"a, b"\n<mask> <mask>,"[""a"", ""b""]"\n<mask>,[\'a\']'))
+    assert [row.answers for row in rows[:2]] == [("a, b",), ("a", "b")]
+    assert rows[2].reason == "answers_missing"
 
 
-def test_plain_text_is_masked_line_by_line(tmp_path):
-    file = written(tmp_path, "a.txt", b"one two three\r\n\n  four five\n")
-    found = read(file, masked_fraction=1.0)
-    assert [(row.row, row.answers) for row in found] == [(1, ("one", "two", "three")), (3, ("four", "five"))]
-    assert found[0].fragments == ("", " ", " ", "")
-
-
-def test_bad_lines_are_told_by_number_and_reason_and_the_others_are_read(tmp_path):
-    lines = [json.dumps(ROWS[0]), '{"texts": "<mask>', "[1]", '{"masks": ["a"]}', "", "\xff", json.dumps(ROWS[2])]
-    found = read(written(tmp_path, "a.jsonl", "\n".join(lines).encode("latin-1", "backslashreplace")))
-    assert [(row.row, row.reason) for row in found if isinstance(row, BadRow)] == [
-        (2, "json_malformed"),
-        (3, "json_malformed"),
-        (4, "column_missing"),
-        (6, "not_utf8"),
-    ]
-    assert [row.row for row in found if isinstance(row, MaskedExample)] == [1, 7]
-
-
-def test_bad_rows_of_csv_are_told_and_the_others_are_read(tmp_path):
-    lines = [b"texts,masks", b"<mask>,a", b"<mask>", b"<mask> \xff,a", b"<mask>,b"]
-    found = read(written(tmp_path, "a.csv", b"\n".join(lines)))
-    assert [getattr(row, "reason", None) for row in found] == [None, "csv_malformed", "not_utf8", None]
-
-
-def test_a_folder_is_read_in_order_of_names_and_its_files_are_named_below_it(tmp_path):
-    for name in ("b.jsonl", "a.jsonl", "_hidden.jsonl"):
-        written(tmp_path / "data", name, jsonl_bytes(ROWS[:1]))
-    assert [file.name for file in data_files(FillMaskDataConfig(path=str(tmp_path / "data")))] == ["a.jsonl", "b.jsonl"]
+def test_plain_text_is_masked_line_by_line(data_of):
+    rows = read(data_of("a.txt", "one two three\r\n\n  four five\n", masked_fraction=1.0))
+    assert [(row.row, row.answers) for row in rows] == [(1, ("one", "two", "three")), (3, ("four", "five"))]
+    assert rows[0].fragments == ("", " ", " ", "")
 
 
 @pytest.mark.parametrize(
-    ("rows", "shares"), [(2, {"a.jsonl": 2}), (4, {"a.jsonl": 3, "b.jsonl": 1}), (99, {"a.jsonl": 3, "b.jsonl": 3})]
+    ("name", "lines", "expected"),
+    [
+        (
+            "a.jsonl",
+            [b'{"texts": "<mask>', b"[1]", b'{"masks": ["a"]}', b"", b"\xff", jsonl_bytes(ROWS[:1])],
+            [(1, "json_malformed"), (2, "json_malformed"), (3, "column_missing"), (5, "not_utf8"), (6, None)],
+        ),
+        (
+            "a.csv",
+            [b"texts,masks", b"<mask>,a", b"<mask>", b"<mask> \xff,a", b"<mask>,b"],
+            [(2, None), (3, "csv_malformed"), (4, "not_utf8"), (5, None)],
+        ),
+    ],
+    ids=["jsonl", "csv"],
 )
-def test_a_limit_takes_the_first_rows_of_all_files(tmp_path, rows, shares):
-    for name in ("a.jsonl", "b.jsonl"):
-        written(tmp_path, name, jsonl_bytes(ROWS))
+def test_bad_lines_have_a_number_and_a_reason_and_the_others_are_read(data_of, name, lines, expected):
+    rows = read(data_of(name, b"\n".join(lines)))
+    assert [(row.row, getattr(row, "reason", None)) for row in rows] == expected
+
+
+@pytest.mark.parametrize(
+    ("rows", "limits"),
+    [(None, [None, None]), (2, [2]), (3, [3]), (4, [3, 1]), (99, [3, 3])],
+)
+def test_a_folder_is_read_in_order_of_names_up_to_a_limit(data_of, tmp_path, rows, limits):
+    for name in ("b.jsonl", "a.jsonl", "_hidden.jsonl"):
+        data_of(name, jsonl_bytes(ROWS))
     data = FillMaskDataConfig(path=str(tmp_path))
     files = limit_rows(data_files(data), data, seed=1, rows=rows)
-    assert {file.name: file.limit for file in files} == shares
-    assert [len(list(read_examples(file, data, seed=1))) for file in files] == list(shares.values())
+    assert [(file.name, file.limit) for file in files] == list(zip(["a.jsonl", "b.jsonl"], limits, strict=False))
+    assert [len(list(read_examples(file, data, seed=1))) for file in files] == [limit or 3 for limit in limits]
 
 
 @pytest.mark.parametrize(
-    ("name", "make", "told"),
+    ("name", "content", "message"),
     [
-        ("a.xyz", lambda: b"x", "'.xyz'"),
-        ("a.jsonl", lambda: b"", "no row"),
-        ("a.jsonl", lambda: b'{"text": "<mask>", "masks": ["a"]}\n', "no 'texts' among 'text', 'masks'"),
-        ("a.jsonl", lambda: b"plain words\n", "json_malformed"),
-        ("a.csv", lambda: b"text,masks\n<mask>,a\n", "data.text_column"),
-        ("a.parquet", lambda: b"PAR1", "not a Parquet file"),
-        ("a.parquet", lambda: parquet_bytes([{"texts": "<mask>", "title": "x"}]), "data.answer_column"),
-        ("a.parquet", lambda: parquet_bytes([{"text": "<mask>", "masks": ["x"]}]), "text_column"),
-        ("a.jsonl.xz", lambda: lzma.compress(jsonl_bytes(ROWS))[:40], "cut short"),
+        ("a.xyz", b"x", r"'\.xyz'"),
+        ("a.jsonl", b"", "no row"),
+        ("a.jsonl", b'{"text": "<mask>", "masks": ["a"]}\n', "no 'texts' among 'text', 'masks'"),
+        ("a.jsonl", b"plain words\n", "json_malformed"),
+        ("a.csv", b"text,masks\n<mask>,a\n", r"data\.text_column"),
+        ("a.parquet", b"PAR1", "not a Parquet file"),
+        ("a.parquet", parquet_bytes([{"texts": "<mask>", "title": "x"}]), r"data\.answer_column"),
+        ("a.parquet", parquet_bytes([{"text": "<mask>", "masks": ["x"]}]), "text_column"),
+        ("a.parquet", parquet_bytes([{"texts": 3, "masks": ["x"]}]), "column 'texts' is not a string"),
+        ("a.jsonl.xz", lzma.compress(jsonl_bytes(ROWS))[:40], "cut short"),
     ],
+    ids=lambda value: "" if isinstance(value, bytes) else None,
 )
-def test_a_file_that_is_none_of_the_data_is_one_line_that_says_so(tmp_path, name, make, told):
-    data = FillMaskDataConfig(path=str(written(tmp_path, name, make())))
-
-    def check():
-        for file in data_files(data):
-            check_file(file, data, seed=1)
-
-    with pytest.raises(InputError) as caught:
-        check()
-    assert told in str(caught.value)
-    assert name in str(caught.value)
-    assert "\n" not in str(caught.value)
+def test_an_unusable_file_is_refused(data_of, name, content, message):
+    data = data_of(name, content)
+    with pytest.raises(InputError, match=rf"^[^\n]*{name}[^\n]*{message}[^\n]*$"):
+        check_file(data_files(data)[0], data, seed=1)
 
 
-def test_files_of_two_formats_are_refused(tmp_path):
-    written(tmp_path, "a.jsonl", jsonl_bytes(ROWS))
-    written(tmp_path, "notes.txt", b"words\n")
-    with pytest.raises(InputError, match="several formats"):
+def test_one_usable_row_among_the_first_ones_is_sufficient(data_of):
+    data = data_of("a.jsonl", b"bad\n" * 19 + jsonl_bytes(ROWS))
+    check_file(data_files(data)[0], data, seed=1)
+    data = data_of("a.jsonl", b"bad\n" * 20 + jsonl_bytes(ROWS))
+    with pytest.raises(InputError, match=r"a\.jsonl:1: json_malformed"):
+        check_file(data_files(data)[0], data, seed=1)
+
+
+def test_files_of_two_formats_are_refused(data_of, tmp_path):
+    data_of("a.jsonl", jsonl_bytes(ROWS))
+    data_of("notes.txt", b"words\n")
+    with pytest.raises(InputError, match=r"several formats \(jsonl, text\)"):
         data_files(FillMaskDataConfig(path=str(tmp_path)))
 
 
-def test_a_file_that_breaks_off_is_an_input_error_where_it_does(tmp_path):
-    many = jsonl_bytes(ROWS * 3000)
-    file = written(tmp_path, "a.jsonl.xz", lzma.compress(many)[:-60])
+def test_a_truncated_file_is_an_input_error_at_its_end(data_of):
     with pytest.raises(InputError, match=r"a\.jsonl\.xz.*cut short"):
-        read(file)
+        read(data_of("a.jsonl.xz", lzma.compress(jsonl_bytes(ROWS * 3000))[:-60]))
