@@ -4,13 +4,7 @@ import re
 import pytest
 
 from distilray.runtime.progress import Progress, format_duration
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self):
-        return self.now
+from tests.tiny.clock import Clock
 
 
 class Terminal(io.StringIO):
