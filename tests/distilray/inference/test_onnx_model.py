@@ -1,4 +1,5 @@
 import importlib
+from unittest.mock import Mock
 
 import numpy as np
 import onnxruntime
@@ -43,19 +44,16 @@ def test_the_logits_have_a_row_for_each_mask_in_the_order_of_the_index(tmp_path,
 
 @pytest.mark.parametrize(("kind", "dtype"), [(TensorProto.FLOAT, "float32"), (TensorProto.INT8, "int8")])
 def test_a_folder_with_a_graph_is_opened_by_the_runtime_with_its_threads(tmp_path, model_dir, monkeypatch, kind, dtype):
-    calls, session = [], onnxruntime.InferenceSession
-
-    def recorded(data, options, **settings):
-        calls.append((options.intra_op_num_threads, options.inter_op_num_threads, settings["providers"]))
-        return session(data, options, **settings)
-
-    monkeypatch.setattr(onnxruntime, "InferenceSession", recorded)
+    session = Mock(wraps=onnxruntime.InferenceSession)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     graph = small_graph(TABLE)
     graph.graph.initializer.append(helper.make_tensor("unused", kind, [2], [1, 2]))
     model = open_masked_lm(write_small_onnx(tmp_path / "onnx", model_dir, graph), threads=3)
     assert isinstance(model, OnnxMaskedLM)
     assert model.dtype == dtype
-    assert calls == [(3, 1, ["CPUExecutionProvider"])]
+    options = session.call_args.args[1]
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (3, 1)
+    assert session.call_args.kwargs == {"providers": ["CPUExecutionProvider"]}
 
 
 def write_unknown_operator(folder):
@@ -81,9 +79,6 @@ def test_an_unusable_folder_is_rejected_in_one_line(folder, damage, message):
 
 
 def test_without_onnxruntime_the_command_that_installs_it_is_shown(folder, monkeypatch):
-    def fail(name):
-        raise ModuleNotFoundError(name)
-
-    monkeypatch.setattr(importlib, "import_module", fail)
+    monkeypatch.setattr(importlib, "import_module", Mock(side_effect=ModuleNotFoundError))
     with pytest.raises(InputError, match="pip install onnx onnxscript onnxruntime"):
         OnnxMaskedLM.load(str(folder))

@@ -1,11 +1,9 @@
 """Models in an object store."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from pyarrow import fs
@@ -52,20 +50,16 @@ def cache_dir(tmp_path):
 
 
 @pytest.fixture
-def downloads(monkeypatch):
-    """Names of the downloaded files; `before(name)` and `after(name)` are called around each download."""
-    calls = {"names": [], "before": lambda name: None, "after": lambda name: None}
-    original = LocalCache.download
+def download(monkeypatch):
+    """Mock that is called before each download."""
+    original, before = LocalCache.download, Mock()
 
     def download(self, uri, file):
-        calls["before"](file.name)
-        calls["names"].append(file.name)
-        digest = original(self, uri, file)
-        calls["after"](file.name)
-        return digest
+        before(file.name)
+        return original(self, uri, file)
 
     monkeypatch.setattr(LocalCache, "download", download)
-    return calls
+    return before
 
 
 def names_in(folder):
@@ -89,48 +83,12 @@ def test_an_mlflow_folder_gives_the_model_inside(upload, teacher_dir, tmp_path, 
     assert names_in(localize(upload(tmp_path / "mlflow"), cache_dir=cache_dir)) == ALL_FILES
 
 
-FETCH = """
-import sys, time
-from concurrent.futures import ThreadPoolExecutor
-from distilray.models.sources import localize
-from distilray.runtime.cache import LocalCache
-original = LocalCache.download
-def download(self, uri, file):
-    print(file.name)
-    time.sleep(0.1)
-    return original(self, uri, file)
-LocalCache.download = download
-print("ready", flush=True)
-sys.stdin.readline()
-with ThreadPoolExecutor(2) as threads:
-    list(threads.map(lambda _: localize(sys.argv[1], cache_dir=sys.argv[2]), range(2)))
-"""
-
-
-def test_processes_and_threads_that_need_a_model_at_the_same_time_fetch_it_once(upload, teacher_dir, cache_dir, root):
-    environment = {**os.environ, "PYTHONPATH": str(root / "platform")}
-    command = [sys.executable, "-c", FETCH, upload(teacher_dir), cache_dir]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    processes = [subprocess.Popen(command, env=environment, **pipes) for _ in range(2)]
-    assert [process.stdout.readline() for process in processes] == ["ready\n", "ready\n"]
-    for process in processes:
-        process.stdin.write("\n")
-        process.stdin.flush()
-    fetched = "".join(process.communicate(timeout=120)[0] for process in processes).split()
-    assert [process.returncode for process in processes] == [0, 0]
-    assert sorted(fetched) == sorted(ALL_FILES)
-
-
-def test_a_failed_download_leaves_no_file_and_the_next_succeeds(upload, teacher_dir, cache_dir, downloads):
-    def fail(name):
-        if name == "tokenizer.json":
-            raise OSError("connection reset")
-
-    uri, downloads["before"] = upload(teacher_dir), fail
+def test_a_failed_download_leaves_no_file_and_the_next_succeeds(upload, teacher_dir, cache_dir, download):
+    uri, download.side_effect = upload(teacher_dir), [None, OSError("connection reset")]
     with pytest.raises(InputError, match=rf"{uri}: cannot be fetched \(connection reset\); check address"):
         localize(uri, cache_dir=cache_dir)
     assert suffixes_in(cache_dir) == {".lock"}
-    downloads["before"] = lambda name: None
+    download.side_effect = None
     assert names_in(localize(uri, cache_dir=cache_dir)) == ALL_FILES
 
 
@@ -143,7 +101,7 @@ def test_a_model_that_changed_in_the_store_is_downloaded_again(upload, teacher_d
     assert Path(after, "config.json").read_bytes() == b"{}"
 
 
-def test_a_complete_run_is_identified_by_its_content_hash_not_by_times(upload, run, cache_dir, downloads):
+def test_a_complete_run_is_identified_by_its_content_hash_not_by_times(upload, run, cache_dir, download):
     uri = upload(run)
     before = localize(uri, cache_dir=cache_dir)
     storage.write_bytes(f"{uri}/model/config.json", (run / "model/config.json").read_bytes() + b"\n")
@@ -151,7 +109,7 @@ def test_a_complete_run_is_identified_by_its_content_hash_not_by_times(upload, r
     manifest = json.loads(storage.read_bytes(f"{uri}/manifest.json")) | {"content_hash": "0" * 64}
     storage.write_bytes(f"{uri}/manifest.json", json.dumps(manifest).encode())
     assert localize(uri, cache_dir=cache_dir) != before
-    assert len(downloads["names"]) == 2 * len(ALL_FILES)
+    assert download.call_count == 2 * len(ALL_FILES)
 
 
 def test_weights_that_differ_from_the_manifest_are_rejected_and_not_stored(upload, run, cache_dir):
@@ -162,9 +120,9 @@ def test_weights_that_differ_from_the_manifest_are_rejected_and_not_stored(uploa
     assert suffixes_in(cache_dir) == {".lock"}
 
 
-def test_a_model_that_changes_while_it_is_fetched_is_rejected(upload, teacher_dir, cache_dir, downloads):
+def test_a_model_that_changes_while_it_is_fetched_is_rejected(upload, teacher_dir, cache_dir, download):
     uri = upload(teacher_dir)
-    downloads["after"] = lambda name: storage.write_bytes(f"{uri}/config.json", b"{}")
+    download.side_effect = lambda name: storage.write_bytes(f"{uri}/config.json", b"{}")
     with pytest.raises(InputError, match=rf"{uri}: changed while it was fetched"):
         localize(uri, cache_dir=cache_dir)
 

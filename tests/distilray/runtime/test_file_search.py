@@ -1,4 +1,5 @@
 import os
+from unittest.mock import Mock
 
 import pytest
 
@@ -110,9 +111,6 @@ def test_a_broken_link_is_named(write, target):
 
 
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
-    def refuse(path):
-        raise PermissionError(13, "Permission denied", path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setattr(os, "scandir", Mock(side_effect=PermissionError(13, "Permission denied")))
     with pytest.raises(InputError, match=rf"{tmp_path}: cannot be listed \(Permission denied\); give user"):
         find_files(str(tmp_path))

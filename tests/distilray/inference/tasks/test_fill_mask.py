@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import random
+from unittest.mock import Mock, call
 
 import pytest
 import torch
@@ -123,16 +124,11 @@ def test_a_text_of_the_maximum_length_is_filled(fill_mask):
 
 
 def test_targets_are_tokenized_once_for_all_texts(fill_mask, monkeypatch):
-    encode, calls = fill_mask._encoder.token_ids, []
-
-    def recorded(texts, **options):
-        calls.append(list(texts))
-        return encode(texts, **options)
-
-    monkeypatch.setattr(fill_mask._encoder, "token_ids", recorded)
-    targets = ["moon", "sun", "four"]
+    encode = Mock(wraps=fill_mask._encoder.token_ids)
+    monkeypatch.setattr(fill_mask._encoder, "token_ids", encode)
+    targets = ("moon", "sun", "four")
     fill_mask.fill(["a [MASK]"] * 5, targets=targets)
-    assert calls.count(targets) == 1
+    assert encode.call_args_list.count(call(targets, target=True)) == 1
 
 
 @pytest.mark.parametrize(
