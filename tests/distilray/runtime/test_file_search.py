@@ -1,9 +1,12 @@
 import os
 from unittest.mock import Mock
+from urllib.parse import unquote
 
 import pytest
+from pyarrow import fs
 
 from distilray.errors import InputError
+from distilray.runtime import storage
 from distilray.runtime.file_search import check_exists, find_files
 
 
@@ -27,7 +30,19 @@ def names_in(folder, pattern=""):
     return [os.path.relpath(file, folder) for file in find_files(f"{folder}{pattern}")]
 
 
-@pytest.mark.parametrize("scheme", ["", "file://"])
+@pytest.fixture
+def local_store(monkeypatch):
+    """Object store under s3:// that contains the local files."""
+    original, store = storage.filesystem, fs.SubTreeFileSystem("/", fs.LocalFileSystem())
+
+    def filesystem(uri):
+        return (store, unquote(uri.removeprefix("s3:///"))) if uri.startswith("s3://") else original(uri)
+
+    monkeypatch.setattr(storage, "filesystem", filesystem)
+
+
+@pytest.mark.usefixtures("local_store")
+@pytest.mark.parametrize("scheme", ["", "file://", "s3://"])
 @pytest.mark.parametrize(
     ("pattern", "names"),
     [
