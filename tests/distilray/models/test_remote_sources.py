@@ -14,19 +14,17 @@ from distilray.models.sources import MODEL_FILES, localize
 from distilray.runtime import storage
 from distilray.runtime.cache import LocalCache
 from distilray.runtime.run_folder import RunFolder
+from tests.tiny.object_store import local_object_store
 
-pytestmark = pytest.mark.slow
 ALL_FILES = {*MODEL_FILES, "tokenizer_config.json"}
 
 
 @pytest.fixture
-def upload(bucket, tmp_path):
-    """Return a function that uploads a local folder to the bucket and returns its URI."""
-    target, _ = fs.FileSystem.from_uri(bucket)
+def upload(monkeypatch, tmp_path):
+    """Return a function that uploads a local folder and returns its URI."""
 
     def upload(folder):
-        fs.copy_files(str(folder), f"data/{tmp_path.name}", destination_filesystem=target)
-        return f"{bucket}/{tmp_path.name}"
+        return local_object_store(monkeypatch, shutil.copytree(folder, tmp_path / "uploaded"))
 
     return upload
 
@@ -76,6 +74,12 @@ def test_a_run_and_its_model_folder_give_the_model_without_code_and_pickles(uplo
     assert names_in(folder) == ALL_FILES
     for name in ALL_FILES:
         assert Path(folder, name).read_bytes() == Path(teacher_dir, name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_model_is_downloaded_from_s3(bucket, run, cache_dir):
+    fs.copy_files(str(run), "data/run", destination_filesystem=fs.FileSystem.from_uri(bucket)[0])
+    assert names_in(localize(f"{bucket}/run", cache_dir=cache_dir)) == ALL_FILES
 
 
 def test_an_mlflow_folder_gives_the_model_inside(upload, teacher_dir, tmp_path, cache_dir):

@@ -1,13 +1,11 @@
 import os
 from unittest.mock import Mock
-from urllib.parse import unquote
 
 import pytest
-from pyarrow import fs
 
 from distilray.errors import InputError
-from distilray.runtime import storage
 from distilray.runtime.file_search import check_exists, find_files
+from tests.tiny.object_store import local_object_store
 
 
 @pytest.fixture
@@ -30,19 +28,7 @@ def names_in(folder, pattern=""):
     return [os.path.relpath(file, folder) for file in find_files(f"{folder}{pattern}")]
 
 
-@pytest.fixture
-def local_store(monkeypatch):
-    """Object store under s3:// that contains the local files."""
-    original, store = storage.filesystem, fs.SubTreeFileSystem("/", fs.LocalFileSystem())
-
-    def filesystem(uri):
-        return (store, unquote(uri.removeprefix("s3:///"))) if uri.startswith("s3://") else original(uri)
-
-    monkeypatch.setattr(storage, "filesystem", filesystem)
-
-
-@pytest.mark.usefixtures("local_store")
-@pytest.mark.parametrize("scheme", ["", "file://", "s3://"])
+@pytest.mark.parametrize("scheme", ["", "file", "s3"])
 @pytest.mark.parametrize(
     ("pattern", "names"),
     [
@@ -53,10 +39,11 @@ def local_store(monkeypatch):
         ("/b*/*", ["b/c d.txt", "b/d.md"]),
     ],
 )
-def test_a_path_or_pattern_denotes_its_files(write, scheme, pattern, names):
-    folder = f"{scheme}{write('b/d.md', 'b/c d.txt', 'a.txt', '.hidden', '_done', 'b/_e/f.txt')}"
+def test_a_path_or_pattern_denotes_its_files(write, monkeypatch, scheme, pattern, names):
+    folder = write("b/d.md", "b/c d.txt", "a.txt", ".hidden", "_done", "b/_e/f.txt")
+    top = {"": str(folder), "file": f"file://{folder}", "s3": local_object_store(monkeypatch, folder)}[scheme]
     quoted = [name.replace(" ", "%20") if scheme else name for name in names]
-    assert find_files(f"{folder}{pattern}") == [f"{folder}/{name}" for name in quoted]
+    assert find_files(f"{top}{pattern}") == [f"{top}/{name}" for name in quoted]
 
 
 def test_a_pattern_may_be_relative_and_quoted(write, monkeypatch):
