@@ -86,6 +86,13 @@ def test_other_texts_in_a_batch_do_not_change_an_answer(fill_mask):
     assert fill_mask.fill([]) == []
 
 
+def test_a_tokenizer_that_cannot_decode_single_tokens_decodes_complete_texts(fill_mask, monkeypatch):
+    texts = random_texts(20, masks=1) + random_texts(5, masks=3)
+    expected = fill_mask.fill(texts)
+    monkeypatch.setattr(fill_mask._decoder, "_by_token", False)
+    assert_equal(fill_mask.fill(texts), expected)
+
+
 def test_each_query_of_a_batch_has_its_own_parameters(fill_mask):
     text = "paris is [MASK] of france"
     targets = (None, None, ("cat", "dog"), ("cat", "sun", "moon"))
