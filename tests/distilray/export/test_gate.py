@@ -7,6 +7,7 @@ from distilray.config.export import GateConfig
 from distilray.export.gate import (
     GateScores,
     MaskPredictions,
+    ParityResult,
     compare_logits,
     gate_scores,
     gate_violations,
@@ -15,13 +16,9 @@ from distilray.export.gate import (
 )
 from distilray.pretraining_data.batches import Batch
 
-GATE = GateConfig(min_agreement=0.9, max_perplexity_change=0.05)
 
-
-class Model:
+class FixedModel:
     """Backend with fixed logits, one row per mask, the same for every batch."""
-
-    config = None
 
     def __init__(self, logits):
         self.logits = np.array(logits, dtype=np.float32)
@@ -30,63 +27,57 @@ class Model:
         return self.logits[mask_index]
 
 
-def batch(places, labels):
+def batch(positions, labels):
     ids = np.zeros((1, 3), dtype=np.int64)
-    return Batch(ids, ids + 1, ids, np.array(places), np.array(labels))
+    return Batch(ids, ids + 1, ids, np.array(positions), np.array(labels))
 
 
 def test_best_tokens_and_losses_are_those_of_the_masks_in_order():
     rows = []
-    model = Model(np.log([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6], [0.1, 0.8, 0.1]]))
-    found = predict_masks(model, [batch([0, 2], [0, 2]), batch([1], [2])], rows.append)
-    assert found.best.tolist() == [0, 1, 2]
-    assert found.losses == pytest.approx(-np.log([0.5, 0.1, 0.6]), rel=1e-6)
-    assert found.pseudo_perplexity == pytest.approx((0.5 * 0.1 * 0.6) ** (-1 / 3), rel=1e-6)
+    model = FixedModel(np.log([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6], [0.1, 0.8, 0.1]]))
+    predictions = predict_masks(model, [batch([0, 2], [0, 2]), batch([1], [2])], rows.append)
+    assert predictions.best.tolist() == [0, 1, 2]
+    assert predictions.losses == pytest.approx(-np.log([0.5, 0.1, 0.6]), rel=1e-6)
+    assert predictions.pseudo_perplexity == pytest.approx((0.5 * 0.1 * 0.6) ** (-1 / 3), rel=1e-6)
     assert rows == [1, 1]
 
 
 def test_scores_are_the_share_of_equal_tokens_and_the_relative_change():
-    source = MaskPredictions(np.array([1, 2, 3, 4]), np.full(4, math.log(10)))
-    other = MaskPredictions(np.array([1, 2, 3, 9]), np.full(4, math.log(12)))
-    figures = gate_scores(source, other)
-    assert figures.agreement == 0.75
-    assert figures.pseudo_perplexity == pytest.approx(12)
-    assert figures.pseudo_perplexity_change == pytest.approx(0.2)
+    model = MaskPredictions(np.array([1, 2, 3, 4]), np.full(4, math.log(10)))
+    exported = MaskPredictions(np.array([1, 2, 3, 9]), np.full(4, math.log(12)))
+    scores = gate_scores(model, exported)
+    assert scores.agreement == 0.75
+    assert scores.pseudo_perplexity == pytest.approx(12)
+    assert scores.pseudo_perplexity_change == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize(
-    ("agreement", "change", "faults"),
+    ("agreement", "change", "violations"),
     [
-        (1.0, 0.0, 0),
-        (0.9, 0.05, 0),
-        (0.9, -0.05, 0),
-        (0.899, 0.0, 1),
-        (1.0, 0.051, 1),
-        (1.0, -0.051, 1),  # a perplexity that falls by that much is no rounding either
-        (0.5, 0.5, 2),
-        (math.nan, math.nan, 2),
+        (1.0, 0.0, []),
+        (0.9, 0.05, []),
+        (0.9, -0.05, []),
+        (0.8999, 0.0, ["same best token at 89.99% of the masks (at least 90.00%)"]),
+        (1.0, 0.0501, ["pseudo-perplexity changed by +5.01% (at most 5.00%)"]),
+        (1.0, -0.0501, ["pseudo-perplexity changed by -5.01% (at most 5.00%)"]),  # too much for rounding as well
+        (math.nan, math.nan, ["same best token at nan%", "pseudo-perplexity changed by +nan%"]),
     ],
 )
-def test_each_exceeded_limit_is_a_violation(agreement, change, faults):
-    assert len(gate_violations(GateScores(agreement, 10.0, change), GATE)) == faults
+def test_each_exceeded_limit_is_a_violation_with_the_score_and_the_limit(agreement, change, violations):
+    gate = GateConfig(min_agreement=0.9, max_perplexity_change=0.05)
+    messages = gate_violations(GateScores(agreement, 10.0, change), gate)
+    assert len(messages) == len(violations)
+    assert all(map(str.startswith, messages, violations))
 
 
-def test_a_violation_names_the_score_and_the_limit():
-    first, second = gate_violations(GateScores(0.5, 10.0, 0.25), GATE)
-    assert "50.00%" in first
-    assert "at least 90.00%" in first
-    assert "+25.00%" in second
-    assert "at most 5.00%" in second
-
-
-class Shifted:
+class ShiftedModel:
     """Backend whose logits are the ids at the masks plus a constant."""
 
-    def __init__(self, plus=0.0):
-        self.plus, self.config = plus, None
+    def __init__(self, shift=0.0):
+        self.shift = shift
 
     def logits_at(self, input_ids, attention_mask, mask_index, token_type_ids=None):
-        return np.repeat(input_ids.reshape(-1)[mask_index][:, None], 3, axis=1).astype(np.float32) + self.plus
+        return np.repeat(input_ids.reshape(-1)[mask_index][:, None], 3, axis=1).astype(np.float32) + self.shift
 
 
 @pytest.fixture
@@ -94,35 +85,39 @@ def cases():
     return parity_cases(vocabulary_size=50, max_length=64, seed=1)
 
 
-def test_cases_cover_one_row_no_mask_padding_and_the_full_length(cases):
-    shapes = [case.input_ids.shape for case in cases]
-    assert any(rows == 1 for rows, _ in shapes)
-    assert any(length == 64 for _, length in shapes)
-    assert all(length <= 64 for _, length in shapes)
-    assert any(len(case.mask_index) == 0 for case in cases)
+def test_the_cases_include_one_row_no_mask_padding_and_the_maximum_length(cases):
+    shapes = [(*case.input_ids.shape, len(case.mask_index)) for case in cases]
+    assert shapes == [(1, 3, 1), (1, 17, 2), (3, 8, 0), (5, 9, 7), (4, 33, 6), (2, 64, 40), (1, 64, 20)]
     assert any((case.attention_mask == 0).any() for case in cases)
     assert any((case.token_type_ids == 1).any() for case in cases)
-    assert len({case.input_ids.shape for case in cases}) >= 5
+    assert {number for case in cases for number in case.input_ids.flat} == set(range(50))
 
 
 def test_masks_are_at_tokens_and_padding_is_at_the_end(cases):
     for case in cases:
         assert case.attention_mask.reshape(-1)[case.mask_index].all()
+        assert (np.diff(case.mask_index) > 0).all()
         assert (np.diff(case.attention_mask, axis=1) <= 0).all()
-        assert case.attention_mask[:, 0].all()
+        assert case.attention_mask[0].all()
+        assert (case.attention_mask.sum(axis=1) >= case.attention_mask.shape[1] / 2).all()
+        assert (case.token_type_ids <= case.attention_mask).all()
 
 
-def test_the_difference_is_the_largest_of_all_logits(cases):
-    assert {result.max_difference for result in compare_logits(Shifted(), Shifted(), cases, graph="onnx")} == {0.0}
-    for case, result in zip(
-        cases, compare_logits(Shifted(), Shifted(np.array([0, 0.5, -0.75])), cases, graph="onnx"), strict=True
-    ):
-        assert (result.batch, result.length) == case.input_ids.shape
-        assert result.masks == len(case.mask_index)
-        assert result.max_difference == (0.75 if result.masks else 0.0)
+@pytest.mark.parametrize(
+    ("shift", "difference"),
+    [(0.0, 0.0), ([0, 0.5, -0.75], 0.75), (np.nan, 3.4028235e38), (np.inf, 3.4028235e38)],
+    ids=["equal", "shifted", "nan", "inf"],
+)
+def test_the_difference_is_the_largest_of_all_logits(cases, shift, difference):
+    results = compare_logits(ShiftedModel(), ShiftedModel(np.array(shift, np.float32)), cases, graph="onnx")
+    for case, result in zip(cases, results, strict=True):
+        masks = len(case.mask_index)
+        assert result == ParityResult("onnx", *case.input_ids.shape, masks, pytest.approx(difference if masks else 0.0))
 
 
-@pytest.mark.parametrize("plus", [np.nan, np.inf])
-def test_what_is_no_number_is_as_far_away_as_can_be(cases, plus):
-    results = compare_logits(Shifted(), Shifted(plus), cases, graph="onnx")
-    assert all(result.max_difference > 1e30 for result in results if result.masks)
+def test_logits_of_another_shape_differ(cases):
+    class Narrow(ShiftedModel):
+        def logits_at(self, *inputs):
+            return super().logits_at(*inputs)[:, :1]
+
+    assert compare_logits(ShiftedModel(), Narrow(), cases[:1], graph="onnx")[0].max_difference > 1e30

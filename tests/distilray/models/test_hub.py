@@ -1,5 +1,6 @@
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import ANY, Mock
 
 import pytest
 from huggingface_hub import errors
@@ -13,20 +14,15 @@ FILES = ("config.json", "model.safetensors", "onnx/model.onnx", "README.md")
 
 @pytest.fixture
 def api(monkeypatch):
-    """Client of the hub that records its requests, or raises `error`."""
-    api = SimpleNamespace(calls=[], error=None)
+    """Client of the hub; `uploaded` contains the uploaded files."""
+    api = Mock(uploaded={})
+    api.create_repo.return_value = "https://hub.example/me/model"
 
-    def create_repo(repo_id, **settings):
-        api.calls.append((repo_id, settings))
-        return f"https://hub.example/{repo_id}"
-
-    def upload_folder(*, folder_path, **settings):
-        if api.error is not None:
-            raise api.error
+    def upload(*, folder_path, **_):
         files = [file for file in Path(folder_path).rglob("*") if file.is_file()]
-        api.calls.append(({str(file.relative_to(folder_path)): file.read_text() for file in files}, settings))
+        api.uploaded |= {str(file.relative_to(folder_path)): file.read_text() for file in files}
 
-    api.create_repo, api.upload_folder = create_repo, upload_folder
+    api.upload_folder.side_effect = upload
     monkeypatch.setattr(hub, "HfApi", lambda: api)
     monkeypatch.setattr(hub, "is_offline_mode", lambda: False)
     monkeypatch.setattr(hub, "get_token", lambda: TOKEN)
@@ -47,18 +43,18 @@ def push(files):
 
 def test_exactly_the_named_files_are_uploaded_as_one_commit(api, files):
     assert push(files) == "https://hub.example/me/model"
-    upload = {"repo_id": "me/model", "allow_patterns": sorted(FILES), "commit_message": "a student"}
-    assert api.calls == [
-        ("me/model", {"private": True, "exist_ok": True}),
-        ({name: name for name in FILES}, upload),
-    ]
+    assert api.uploaded == {name: name for name in FILES}
+    api.create_repo.assert_called_once_with("me/model", private=True, exist_ok=True)
+    api.upload_folder.assert_called_once_with(
+        repo_id="me/model", folder_path=ANY, allow_patterns=sorted(FILES), commit_message="a student"
+    )
 
 
 @pytest.mark.parametrize("name", ["weights.bin", "model.pt", "code.py", "notes/README.md.txt", "onnx/README.md"])
 def test_other_kinds_of_files_are_never_uploaded(api, files, name):
     with pytest.raises(AssertionError, match="not model files"):
         push({**files, name: files["README.md"]})
-    assert api.calls == []
+    assert api.mock_calls == []
 
 
 @pytest.mark.parametrize(
@@ -71,7 +67,7 @@ def test_offline_mode_and_a_missing_token_are_rejected_without_a_request(
     monkeypatch.setattr(hub, function, lambda: value)
     with pytest.raises(InputError, match=f"push.repo_id=me/model: {message}"):
         push(files)
-    assert api.calls == []
+    assert api.mock_calls == []
 
 
 RESPONSE = SimpleNamespace(status_code=403, headers={}, request=SimpleNamespace(headers={"authorization": TOKEN}))
@@ -85,6 +81,6 @@ RESPONSE = SimpleNamespace(status_code=403, headers={}, request=SimpleNamespace(
     ],
 )
 def test_an_error_of_the_hub_is_reported_without_the_request(api, files, error, message):
-    api.error = error
+    api.upload_folder.side_effect = error
     with pytest.raises(InputError, match=f"^push.repo_id=me/model: {message}$"):
         push(files)

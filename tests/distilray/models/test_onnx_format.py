@@ -1,4 +1,5 @@
 import importlib
+from unittest.mock import Mock
 
 import numpy as np
 import onnx
@@ -72,10 +73,7 @@ def test_a_graph_that_needs_more_than_the_runtime_or_has_another_signature_is_re
 
 
 def test_a_missing_package_is_reported_with_the_command_that_installs_it(monkeypatch):
-    def fail(name):
-        raise ModuleNotFoundError(name)
-
-    monkeypatch.setattr(importlib, "import_module", fail)
+    monkeypatch.setattr(importlib, "import_module", Mock(side_effect=ModuleNotFoundError))
     with pytest.raises(
         InputError, match=r"'onnxruntime' is not installed; run: pip install onnx onnxscript onnxruntime$"
     ):

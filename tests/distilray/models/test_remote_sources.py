@@ -1,11 +1,9 @@
 """Models in an object store."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from pyarrow import fs
@@ -16,19 +14,17 @@ from distilray.models.sources import MODEL_FILES, localize
 from distilray.runtime import storage
 from distilray.runtime.cache import LocalCache
 from distilray.runtime.run_folder import RunFolder
+from tests.tiny.object_store import local_object_store
 
-pytestmark = pytest.mark.slow
 ALL_FILES = {*MODEL_FILES, "tokenizer_config.json"}
 
 
 @pytest.fixture
-def upload(bucket, tmp_path):
-    """Return a function that uploads a local folder to the bucket and returns its URI."""
-    target, _ = fs.FileSystem.from_uri(bucket)
+def upload(monkeypatch, tmp_path):
+    """Return a function that uploads a local folder and returns its URI."""
 
     def upload(folder):
-        fs.copy_files(str(folder), f"data/{tmp_path.name}", destination_filesystem=target)
-        return f"{bucket}/{tmp_path.name}"
+        return local_object_store(monkeypatch, shutil.copytree(folder, tmp_path / "uploaded"))
 
     return upload
 
@@ -52,20 +48,16 @@ def cache_dir(tmp_path):
 
 
 @pytest.fixture
-def downloads(monkeypatch):
-    """Names of the downloaded files; `before(name)` and `after(name)` are called around each download."""
-    calls = {"names": [], "before": lambda name: None, "after": lambda name: None}
-    original = LocalCache.download
+def download(monkeypatch):
+    """Mock that is called before each download."""
+    original, before = LocalCache.download, Mock()
 
     def download(self, uri, file):
-        calls["before"](file.name)
-        calls["names"].append(file.name)
-        digest = original(self, uri, file)
-        calls["after"](file.name)
-        return digest
+        before(file.name)
+        return original(self, uri, file)
 
     monkeypatch.setattr(LocalCache, "download", download)
-    return calls
+    return before
 
 
 def names_in(folder):
@@ -84,53 +76,23 @@ def test_a_run_and_its_model_folder_give_the_model_without_code_and_pickles(uplo
         assert Path(folder, name).read_bytes() == Path(teacher_dir, name).read_bytes()
 
 
+@pytest.mark.slow
+def test_a_model_is_downloaded_from_s3(bucket, run, cache_dir):
+    fs.copy_files(str(run), "data/run", destination_filesystem=fs.FileSystem.from_uri(bucket)[0])
+    assert names_in(localize(f"{bucket}/run", cache_dir=cache_dir)) == ALL_FILES
+
+
 def test_an_mlflow_folder_gives_the_model_inside(upload, teacher_dir, tmp_path, cache_dir):
     shutil.copytree(teacher_dir, tmp_path / "mlflow/data/model")
     assert names_in(localize(upload(tmp_path / "mlflow"), cache_dir=cache_dir)) == ALL_FILES
 
 
-FETCH = """
-import sys, time
-from concurrent.futures import ThreadPoolExecutor
-from distilray.models.sources import localize
-from distilray.runtime.cache import LocalCache
-original = LocalCache.download
-def download(self, uri, file):
-    print(file.name)
-    time.sleep(0.1)
-    return original(self, uri, file)
-LocalCache.download = download
-print("ready", flush=True)
-sys.stdin.readline()
-with ThreadPoolExecutor(2) as threads:
-    list(threads.map(lambda _: localize(sys.argv[1], cache_dir=sys.argv[2]), range(2)))
-"""
-
-
-def test_processes_and_threads_that_need_a_model_at_the_same_time_fetch_it_once(upload, teacher_dir, cache_dir, root):
-    environment = {**os.environ, "PYTHONPATH": str(root / "platform")}
-    command = [sys.executable, "-c", FETCH, upload(teacher_dir), cache_dir]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    processes = [subprocess.Popen(command, env=environment, **pipes) for _ in range(2)]
-    assert [process.stdout.readline() for process in processes] == ["ready\n", "ready\n"]
-    for process in processes:
-        process.stdin.write("\n")
-        process.stdin.flush()
-    fetched = "".join(process.communicate(timeout=120)[0] for process in processes).split()
-    assert [process.returncode for process in processes] == [0, 0]
-    assert sorted(fetched) == sorted(ALL_FILES)
-
-
-def test_a_failed_download_leaves_no_file_and_the_next_succeeds(upload, teacher_dir, cache_dir, downloads):
-    def fail(name):
-        if name == "tokenizer.json":
-            raise OSError("connection reset")
-
-    uri, downloads["before"] = upload(teacher_dir), fail
+def test_a_failed_download_leaves_no_file_and_the_next_succeeds(upload, teacher_dir, cache_dir, download):
+    uri, download.side_effect = upload(teacher_dir), [None, OSError("connection reset")]
     with pytest.raises(InputError, match=rf"{uri}: cannot be fetched \(connection reset\); check address"):
         localize(uri, cache_dir=cache_dir)
     assert suffixes_in(cache_dir) == {".lock"}
-    downloads["before"] = lambda name: None
+    download.side_effect = None
     assert names_in(localize(uri, cache_dir=cache_dir)) == ALL_FILES
 
 
@@ -143,7 +105,7 @@ def test_a_model_that_changed_in_the_store_is_downloaded_again(upload, teacher_d
     assert Path(after, "config.json").read_bytes() == b"{}"
 
 
-def test_a_complete_run_is_identified_by_its_content_hash_not_by_times(upload, run, cache_dir, downloads):
+def test_a_complete_run_is_identified_by_its_content_hash_not_by_times(upload, run, cache_dir, download):
     uri = upload(run)
     before = localize(uri, cache_dir=cache_dir)
     storage.write_bytes(f"{uri}/model/config.json", (run / "model/config.json").read_bytes() + b"\n")
@@ -151,7 +113,7 @@ def test_a_complete_run_is_identified_by_its_content_hash_not_by_times(upload, r
     manifest = json.loads(storage.read_bytes(f"{uri}/manifest.json")) | {"content_hash": "0" * 64}
     storage.write_bytes(f"{uri}/manifest.json", json.dumps(manifest).encode())
     assert localize(uri, cache_dir=cache_dir) != before
-    assert len(downloads["names"]) == 2 * len(ALL_FILES)
+    assert download.call_count == 2 * len(ALL_FILES)
 
 
 def test_weights_that_differ_from_the_manifest_are_rejected_and_not_stored(upload, run, cache_dir):
@@ -162,9 +124,9 @@ def test_weights_that_differ_from_the_manifest_are_rejected_and_not_stored(uploa
     assert suffixes_in(cache_dir) == {".lock"}
 
 
-def test_a_model_that_changes_while_it_is_fetched_is_rejected(upload, teacher_dir, cache_dir, downloads):
+def test_a_model_that_changes_while_it_is_fetched_is_rejected(upload, teacher_dir, cache_dir, download):
     uri = upload(teacher_dir)
-    downloads["after"] = lambda name: storage.write_bytes(f"{uri}/config.json", b"{}")
+    download.side_effect = lambda name: storage.write_bytes(f"{uri}/config.json", b"{}")
     with pytest.raises(InputError, match=rf"{uri}: changed while it was fetched"):
         localize(uri, cache_dir=cache_dir)
 

@@ -1,6 +1,7 @@
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -120,15 +121,10 @@ def test_only_ids_of_the_hub_are_pinned(source):
 
 
 def test_only_model_files_are_requested_from_the_hub(hub, monkeypatch):
-    snapshot, requests = hub(), []
-
-    def snapshot_download(name, **settings):
-        requests.append((name, settings))
-        return snapshot
-
-    monkeypatch.setattr(sources, "snapshot_download", snapshot_download)
+    download = Mock(return_value=hub())
+    monkeypatch.setattr(sources, "snapshot_download", download)
     localize("hub:owner/name@v1")
-    assert requests == [("owner/name", {"revision": "v1", "allow_patterns": ALL_FILES})]
+    download.assert_called_once_with("owner/name", revision="v1", allow_patterns=ALL_FILES)
 
 
 @pytest.mark.parametrize(
@@ -178,11 +174,8 @@ OFFLINE = "not in the local cache, and HF_HUB_OFFLINE=1 (or TRANSFORMERS_OFFLINE
     ids=lambda value: type(value).__name__ if isinstance(value, Exception | None) else "",
 )
 def test_an_error_of_the_hub_is_one_line_with_the_id_and_the_fix_but_no_token(hub, monkeypatch, error, reason):
-    def snapshot_download(*_, **__):
-        raise error
-
     if error is not None:
-        monkeypatch.setattr(sources, "snapshot_download", snapshot_download)
+        monkeypatch.setattr(sources, "snapshot_download", Mock(side_effect=error))
     with pytest.raises(InputError) as raised:
         localize("hub:owner/name")
     assert str(raised.value) == (

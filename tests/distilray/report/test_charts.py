@@ -66,3 +66,26 @@ def test_the_text_alternative_names_the_highest_bar_or_the_sums():
     stacked = stacked_chart("Cost", {"a": {"x": 1, "y": 0, "z": 12_500}, "b": {"x": 2, "y": 0, "z": 0}}, **LABELS)
     assert 'aria-label="Cost: a 12.5k, b 2"' in stacked
     assert [f">{name}<" in stacked for name in "xyz"] == [True, False, True]
+
+
+def test_numbers_are_short():
+    numbers = {"1.2e-4": 1.23e-4, "0.001": 0.001, "0": 0, "9,999": 9999, "10k": 1e4, "1M": 1e6, "1.0e9": 1e9}
+    chart = line_chart("t", [Line("a", [1, 2], [value, -value]) for value in numbers.values()], **LABELS)
+    for text in numbers:
+        assert f"a from {text} to {'-' * (text != '0')}{text}" in chart
+
+
+@pytest.mark.parametrize(
+    ("values", "allow_log", "is_log"),
+    [([1, 8], True, False), ([1, 8.1], True, True), ([1, 8.1], False, False), ([0, 8.1], True, False)],
+)
+def test_only_a_wide_range_of_positive_values_has_a_logarithmic_axis(values, allow_log, is_log):
+    chart = line_chart("t", [Line("a", [1, 2], values)], **LABELS, allow_log=allow_log)
+    assert (">4<" not in chart) == is_log
+    assert ">a<" not in chart
+
+
+def test_several_lines_have_a_legend_and_few_points_have_markers(chart):
+    assert ">line 0<" in chart
+    plain, marked = (line_chart("t", [Line("a", [1, 2], [1, 2], marker)], **LABELS) for marker in (False, True))
+    assert marked.count("<use") == plain.count("<use") + 2

@@ -30,6 +30,8 @@ def failed(*times):
     return [{"ray_node_type_name": "gpu8", "failed_ts": seconds} for seconds in times]
 
 
+REQUESTED = {"pending_instance_requests": [{"ray_node_type_name": "gpu8", "count": 1}]}
+STARTING = {"pending_instances": [{"ray_node_type_name": "cpu_spot"}] * 2}
 LATER = 4_000_000_000  # seconds since the epoch
 IDLE = "no node is being started (is there an autoscaler? see `ray status` on the head)"
 LAUNCH = "Failed to launch 1 nodes of type gpu8"
@@ -45,19 +47,10 @@ FAILURES = [
     [
         ({}, "the autoscaler has reported nothing yet (`ray status` on the head shows its state)"),
         ({"rounds": 1}, IDLE),
-        (
-            {
-                "pending_instance_requests": [{"ray_node_type_name": "gpu8", "count": 1}],
-                "pending_instances": [{"ray_node_type_name": "cpu_spot"}] * 2,
-            },
-            "requesting 1 gpu8 from the provider; 2 cpu_spot starting",
-        ),
+        ({**REQUESTED, **STARTING}, "requesting 1 gpu8 from the provider; 2 cpu_spot starting"),
         ({"failed_instance_requests": failed(1, LATER, LATER)}, "2 attempts to start gpu8 failed (see `ray monitor`)"),
         *[
-            (
-                {"rounds": 1, "log": f"{LAUNCH}: x\n2026-01-01 10:00\tINFO manager.py:1 -- {line}\n"},
-                f"last failure: {line}",
-            )
+            ({"rounds": 1, "log": f"{LAUNCH}: x\n10:00\tINFO a.py:1 -- {line}\n"}, f"last failure: {line}")
             for line in FAILURES
         ],
         ({"rounds": 1, "log": f"{LAUNCH}: {'x' * 400}\n"}, f"last failure: {f'{LAUNCH}: '.ljust(300, 'x')}"),
@@ -80,9 +73,9 @@ def test_a_request_is_infeasible_if_no_node_type_can_hold_it(report_on, bundle, 
 @pytest.mark.parametrize(
     ("rounds", "state", "expected"),
     [
-        (1, {"pending_instances": [{"ray_node_type_name": "gpu8"}]}, False),
-        (2, {"pending_instances": [{"ray_node_type_name": "gpu8"}]}, True),
-        (2, {"pending_instance_requests": [{"ray_node_type_name": "gpu8", "count": 1}]}, True),
+        (1, STARTING, False),
+        (2, STARTING, True),
+        (2, REQUESTED, True),
         (2, {"failed_instance_requests": failed(LATER)}, True),
         (2, {"failed_instance_requests": failed(1)}, False),
     ],

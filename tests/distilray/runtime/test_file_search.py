@@ -1,9 +1,11 @@
 import os
+from unittest.mock import Mock
 
 import pytest
 
 from distilray.errors import InputError
 from distilray.runtime.file_search import check_exists, find_files
+from tests.tiny.object_store import local_object_store
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def names_in(folder, pattern=""):
     return [os.path.relpath(file, folder) for file in find_files(f"{folder}{pattern}")]
 
 
-@pytest.mark.parametrize("scheme", ["", "file://"])
+@pytest.mark.parametrize("scheme", ["", "file", "s3"])
 @pytest.mark.parametrize(
     ("pattern", "names"),
     [
@@ -37,10 +39,11 @@ def names_in(folder, pattern=""):
         ("/b*/*", ["b/c d.txt", "b/d.md"]),
     ],
 )
-def test_a_path_or_pattern_denotes_its_files(write, scheme, pattern, names):
-    folder = f"{scheme}{write('b/d.md', 'b/c d.txt', 'a.txt', '.hidden', '_done', 'b/_e/f.txt')}"
+def test_a_path_or_pattern_denotes_its_files(write, monkeypatch, scheme, pattern, names):
+    folder = write("b/d.md", "b/c d.txt", "a.txt", ".hidden", "_done", "b/_e/f.txt")
+    top = {"": str(folder), "file": f"file://{folder}", "s3": local_object_store(monkeypatch, folder)}[scheme]
     quoted = [name.replace(" ", "%20") if scheme else name for name in names]
-    assert find_files(f"{folder}{pattern}") == [f"{folder}/{name}" for name in quoted]
+    assert find_files(f"{top}{pattern}") == [f"{top}/{name}" for name in quoted]
 
 
 def test_a_pattern_may_be_relative_and_quoted(write, monkeypatch):
@@ -110,9 +113,6 @@ def test_a_broken_link_is_named(write, target):
 
 
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
-    def refuse(path):
-        raise PermissionError(13, "Permission denied", path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setattr(os, "scandir", Mock(side_effect=PermissionError(13, "Permission denied")))
     with pytest.raises(InputError, match=rf"{tmp_path}: cannot be listed \(Permission denied\); give user"):
         find_files(str(tmp_path))

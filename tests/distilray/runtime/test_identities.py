@@ -42,10 +42,12 @@ def test_the_content_hash_of_a_run_depends_on(tmp_path, change):
     assert manifest(tmp_path, **change)["content_hash"] != manifest(tmp_path)["content_hash"]
 
 
-def test_the_content_hash_of_a_run_does_not_depend_on_time_paths_or_workers(tmp_path, monkeypatch):
+def test_the_content_hash_of_a_run_does_not_depend_on_time_paths_workers_or_order(tmp_path, monkeypatch):
     first = manifest(tmp_path)
     monkeypatch.setattr(run_folder.time, "time", lambda: 4e9)
-    second = manifest(tmp_path, run_dir=str(tmp_path / "b"), file="moved.xml", ray=RayConfig(num_cpus=1))
+    outputs = {"a.arrow": dict(reversed(OUTPUTS["a.arrow"].items()))}
+    moved = {"run_dir": str(tmp_path / "b"), "file": "moved.xml"}
+    second = manifest(tmp_path, **moved, outputs=outputs, ray=RayConfig(num_cpus=1))
     assert first["content_hash"] == second["content_hash"]
     assert first["run"] != second["run"]
 

@@ -122,11 +122,7 @@ class TaskError(Exception):
         (TaskError("traceback"), 2, ["dump.xml: not a dump at row 3"]),
         (PermissionError(13, "denied", "/x"), 2, [f"/x: permission denied; give user {os.getuid()} access to it"]),
         (KeyboardInterrupt(), 130, ["interrupted; run the same command again to resume"]),
-        (
-            DataQualityError("too much is unusable", ["a at byte 3", "b"]),
-            1,
-            ["too much is unusable", "a at byte 3", "b"],
-        ),
+        (DataQualityError("unusable", ["a at byte 3", "b"]), 1, ["unusable", "a at byte 3", "b"]),
     ],
     ids=["bad input on a worker", "permission", "interrupt", "data quality"],
 )

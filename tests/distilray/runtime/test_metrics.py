@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from distilray.runtime import storage
 from distilray.runtime.metrics import MetricsFollower, MetricsLog, read_metrics
 
 
@@ -21,9 +22,9 @@ def steps_in(uri):
     return [row["step"] for row in read_metrics(uri)]
 
 
-@pytest.mark.parametrize("where", ["disk", "store"])
-def test_each_row_is_in_the_file_as_soon_as_it_is_appended(request, uri, where):
-    uri = uri if where == "disk" else f"{request.getfixturevalue('bucket')}/metrics.jsonl"
+@pytest.mark.parametrize("is_local", [True, False], ids=["disk", "object store"])
+def test_each_row_is_in_the_file_as_soon_as_it_is_appended(monkeypatch, uri, is_local):
+    monkeypatch.setattr(storage, "is_local", lambda uri: is_local)
     assert read_metrics(uri) == []
     log = MetricsLog(uri, keep_to_step=0)
     for step in (1, 2, 3):

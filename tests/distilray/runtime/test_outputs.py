@@ -9,15 +9,16 @@ from distilray.errors import InputError
 from distilray.runtime import storage
 from distilray.runtime.outputs import RunOutputs, read_verified, verify_file
 from distilray.runtime.run_folder import RunFolder, read_manifest
+from tests.tiny.object_store import local_object_store
 
-NAME = "data/part.bin"
+NAME = "data/part%201.bin"
 
 
-def write_run(folder, content=b"0123456789"):
+def write_run(folder, name=NAME):
     run = RunFolder("build_corpus", JobConfig(run_dir=str(folder)), {})
     run.begin()
-    storage.write_bytes(run.path(NAME), content)
-    run.finish({}, run.describe_outputs([NAME]), "a run")
+    storage.write_bytes(run.path(name), b"0123456789")
+    run.finish({}, run.describe_outputs([name]), "a run")
     return RunOutputs.from_manifest(str(folder), read_manifest(str(folder))["content"])
 
 
@@ -104,11 +105,11 @@ def test_a_file_of_a_run_of_an_earlier_version_is_still_verified(run, file):
         verify_file(str(file))
 
 
-def test_a_run_in_an_object_store_is_verified(run, bucket):
-    for name in (NAME, "manifest.json"):
-        storage.write_bytes(f"{bucket}/run/{name}", Path(run.folder, name).read_bytes())
-    verify_file(f"{bucket}/run/{NAME}")
-    verify_file(f"{bucket}/of-no-run")
-    storage.write_bytes(f"{bucket}/run/{NAME}", b"0123456780")
+def test_a_run_in_an_object_store_is_verified(tmp_path, monkeypatch):
+    write_run(tmp_path / "run", "data/part.bin")
+    uri = local_object_store(monkeypatch, tmp_path / "run")
+    verify_file(f"{uri}/data/part.bin")
+    verify_file(f"{uri}-other/file")
+    flip(tmp_path / "run/data/part.bin")
     with pytest.raises(InputError, match="content"):
-        verify_file(f"{bucket}/run/{NAME}")
+        verify_file(f"{uri}/data/part.bin")

@@ -1,5 +1,6 @@
 import json
 from typing import Annotated
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -142,12 +143,9 @@ def test_a_missing_input_is_refused(tmp_path):
 
 
 def test_a_manifest_that_cannot_be_written_leaves_no_manifest(tmp_path, dump, monkeypatch):
-    def fail(descriptor):
-        raise OSError(28, "full")
-
     folder = folder_of(tmp_path / "run", dump)
     folder.begin()
-    monkeypatch.setattr(storage.os, "fsync", fail)
+    monkeypatch.setattr(storage.os, "fsync", Mock(side_effect=OSError(28, "full")))
     with pytest.raises(InputError, match="full"):
         folder.finish({}, {}, "")
     assert [file.name for file in (tmp_path / "run").iterdir()] == ["config.yaml"]

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from unittest.mock import Mock
 
 import pytest
 
@@ -67,9 +68,11 @@ def test_the_folder_is_released_after_the_block_also_after_an_error(tmp_path):
 
 def test_an_owner_on_another_machine_that_renews_its_record_is_alive(tmp_path, monkeypatch, capsys):
     renewed = record(tmp_path)["renewed"] + 1
-    monkeypatch.setattr(run_owner.time, "sleep", lambda seconds: record(tmp_path, renewed=renewed))
+    sleep = Mock(side_effect=lambda seconds: record(tmp_path, renewed=renewed))
+    monkeypatch.setattr(run_owner.time, "sleep", sleep)
     with pytest.raises(InputError, match="PID 41 on node-7"):
         own(tmp_path, expiry_s=30.0)
+    sleep.assert_called_once()
     assert f"{tmp_path}: owned by PID 41 on node-7; waiting 30 s" in capsys.readouterr().err
 
 

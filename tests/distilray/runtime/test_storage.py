@@ -1,5 +1,6 @@
 import os
 import resource
+from unittest.mock import Mock
 
 import pytest
 
@@ -104,11 +105,7 @@ def test_a_write_that_fails_leaves_the_old_content_and_no_other_file(tmp_path, m
     storage.write_bytes(target, b"old")
     with pytest.raises(RuntimeError):
         write_half(target)
-
-    def full_disk(descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full_disk)
+    monkeypatch.setattr(os, "fsync", Mock(side_effect=OSError(28, "No space left on device")))
     with pytest.raises(InputError, match="No space"):
         storage.write_bytes(target, b"new")
     assert storage.read_bytes(target) == b"old"

@@ -7,7 +7,7 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -15,23 +15,15 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from distilray.errors import InputError
 from distilray.runtime import storage, tracking
 from distilray.runtime.tracking import check_trackers, open_trackers
+from tests.tiny.clock import Clock
 
 START = 1_760_000_000.0
 CONFIG = {"seed": 56, "optimizer": {"learning_rate": 5e-4, "betas": [0.9, 0.98]}, "shards_dir": "s3://me:pw@data/x"}
 
 
-class Clock:
-    """Seconds since the epoch that a test sets."""
-
-    now = START
-
-    def __call__(self):
-        return self.now
-
-
 @pytest.fixture
 def clock():
-    return Clock()
+    return Clock(START)
 
 
 @pytest.fixture(autouse=True)
@@ -49,27 +41,15 @@ def run_uri(tmp_path):
 
 @pytest.fixture(autouse=True)
 def wandb(monkeypatch):
-    """Replacement of the package that records its calls, or raises `error`."""
-    module, calls = ModuleType("wandb"), SimpleNamespace(init=[], rows=[], exit_codes=[], error=None)
-
-    def init(**arguments):
-        if calls.error is not None:
-            raise calls.error
-        calls.init.append(arguments)
-        return SimpleNamespace(
-            log=lambda values, step: calls.rows.append((step, values)),
-            finish=lambda exit_code: calls.exit_codes.append(exit_code),
-        )
-
-    module.init = init
-    monkeypatch.setitem(sys.modules, "wandb", module)
-    return calls
+    """Replacement of the package, which is not installed."""
+    package = Mock()
+    monkeypatch.setitem(sys.modules, "wandb", package)
+    return package
 
 
 def opened(names, run_uri, *, start_step=0, clock=None, config=CONFIG):
-    return open_trackers(
-        names, run_uri=run_uri, run_name="distil 1", config=config, start_step=start_step, clock=clock or Clock()
-    )
+    options = {"run_name": "distil 1", "config": config, "start_step": start_step, "clock": clock or Clock(START)}
+    return open_trackers(names, run_uri=run_uri, **options)
 
 
 def events_of(data):
@@ -88,44 +68,38 @@ def events_in(run_uri):
 
 
 def scalars(events):
-    return [(event.step, {value.tag: value.simple_value}) for event in events for value in event.summary.value]
+    return [(event.step, value.simple_value, event.wall_time) for event in events for value in event.summary.value]
 
 
-def mlflow_client(run_uri):
+def open_mlflow(run_uri):
+    """Return the client and the run."""
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri=Path(run_uri, "mlruns").as_uri())
+    client = MlflowClient(tracking_uri=Path(run_uri, "mlruns").as_uri())
+    return client, client.get_run(Path(run_uri, "mlflow_run_id.txt").read_text())
 
 
-def mlflow_run(run_uri):
-    return mlflow_client(run_uri).get_run(Path(run_uri, "mlflow_run_id.txt").read_text())
-
-
-def mlflow_history(run_uri):
-    return mlflow_client(run_uri).get_metric_history(mlflow_run(run_uri).info.run_id, "train/loss")
+def tracked(name, run_uri, wandb):
+    """Return step, value and time of each tracked value."""
+    if name == "tensorboard":
+        return scalars(events_in(run_uri))
+    if name == "mlflow":
+        client, run = open_mlflow(run_uri)
+        history = client.get_metric_history(run.info.run_id, "train/loss")
+        return [(metric.step, metric.value, metric.timestamp / 1000) for metric in history]
+    calls = wandb.init.return_value.log.call_args_list
+    return [(call.kwargs["step"], value, None) for call in calls for value in call.args[0].values()]
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "mlflow", "wandb"])
-def test_every_finite_number_is_tracked_once_at_its_step_also_after_a_resume(run_uri, wandb, clock, name):
+def test_every_finite_number_is_tracked_once_with_step_and_time_also_after_a_resume(run_uri, wandb, clock, name):
     others = {"a": float("nan"), "b": float("inf"), "c": "text", "d": None, "e": True}
     for start_step, loss in ((0, 2.5), (40, 1.5)):
         with opened([name, name], run_uri, start_step=start_step, clock=clock) as trackers:
+            clock.now += 90.5
             trackers.log(start_step + 10, {"train/loss": loss, **others})
-        clock.now += 100
-    tracked = {
-        "tensorboard": lambda: scalars(events_in(run_uri)),
-        "mlflow": lambda: [(metric.step, {"train/loss": metric.value}) for metric in mlflow_history(run_uri)],
-        "wandb": lambda: wandb.rows,
-    }
-    assert tracked[name]() == [(10, {"train/loss": 2.5}), (50, {"train/loss": 1.5})]
-
-
-def test_a_value_has_the_time_at_which_it_was_logged(run_uri, clock):
-    with opened(["tensorboard", "mlflow"], run_uri, clock=clock) as trackers:
-        clock.now += 90.5
-        trackers.log(1, {"train/loss": 1.0})
-    assert events_in(run_uri)[-1].wall_time == START + 90.5
-    assert [metric.timestamp for metric in mlflow_history(run_uri)] == [1_760_000_090_500]
+    times = [None, None] if name == "wandb" else [START + 90.5, START + 181]
+    assert tracked(name, run_uri, wandb) == [(10, 2.5, times[0]), (50, 1.5, times[1])]
 
 
 def test_tensorboard_discards_the_steps_that_a_resumed_run_repeats(run_uri, clock):
@@ -137,25 +111,20 @@ def test_tensorboard_discards_the_steps_that_a_resumed_run_repeats(run_uri, cloc
 
 
 def test_an_object_store_is_written_once_a_minute_and_at_the_end(bucket, monkeypatch, clock):
-    uploads, write_bytes = [], storage.write_bytes
-
-    def upload(uri, data):
-        uploads.append(scalars(events_of(data))[-1][0])
-        write_bytes(uri, data)
-
+    upload = Mock(wraps=storage.write_bytes)
     monkeypatch.setattr(storage, "write_bytes", upload)
     with opened(["tensorboard"], f"{bucket}/run", clock=clock) as trackers:
         for seconds in range(0, 150, 10):
             clock.now = START + seconds
             trackers.log(seconds, {"loss": 1.0})
-    assert uploads == [0, 60, 120, 140]
-    assert [step for step, _ in scalars(events_in(f"{bucket}/run"))] == list(range(0, 150, 10))
+    assert [scalars(events_of(call.args[1]))[-1][0] for call in upload.call_args_list] == [0, 60, 120, 140]
+    assert [step for step, *_ in scalars(events_in(f"{bucket}/run"))] == list(range(0, 150, 10))
 
 
 def test_mlflow_shows_the_config_under_flat_keys_without_credentials(run_uri):
     many = {f"{number:03d}": number for number in range(100)}  # one request takes 100 parameters
     opened(["mlflow"], run_uri, config={**CONFIG, "text": "x" * 501, "many": many}).close()
-    run = mlflow_run(run_uri)
+    _, run = open_mlflow(run_uri)
     assert run.data.params == {
         "seed": "56",
         "optimizer.learning_rate": "0.0005",
@@ -167,22 +136,24 @@ def test_mlflow_shows_the_config_under_flat_keys_without_credentials(run_uri):
     assert run.info.run_name == "distil 1"
 
 
-@pytest.mark.parametrize(("variables", "name"), [({}, "distilray"), ({"WANDB_PROJECT": "mine"}, "mine")])
-def test_project_and_experiment_are_named_by_the_environment(run_uri, wandb, monkeypatch, variables, name):
-    for variable, value in variables.items():
-        monkeypatch.setenv(variable, value)
-        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", value)
+@pytest.mark.parametrize(
+    ("name", "variables"), [("distilray", []), ("mine", ["WANDB_PROJECT", "MLFLOW_EXPERIMENT_NAME"])]
+)
+def test_project_and_experiment_are_named_by_the_environment(run_uri, wandb, monkeypatch, name, variables):
+    for variable in variables:
+        monkeypatch.setenv(variable, name)
     opened(["wandb", "mlflow"], run_uri).close()
-    experiment = mlflow_client(run_uri).get_experiment(mlflow_run(run_uri).info.experiment_id)
-    assert (wandb.init[0]["project"], experiment.name) == (name, name)
+    client, run = open_mlflow(run_uri)
+    assert client.get_experiment(run.info.experiment_id).name == wandb.init.call_args.kwargs["project"] == name
 
 
 def test_the_state_of_a_run_is_tracked(run_uri, wandb):
+    finish = wandb.init.return_value.finish
     with pytest.raises(RuntimeError), opened(["mlflow", "wandb"], run_uri):
         raise RuntimeError
-    assert (mlflow_run(run_uri).info.status, wandb.exit_codes) == ("FAILED", [1])
+    assert (open_mlflow(run_uri)[1].info.status, finish.call_args.kwargs) == ("FAILED", {"exit_code": 1})
     opened(["mlflow", "wandb"], run_uri).close()
-    assert (mlflow_run(run_uri).info.status, wandb.exit_codes) == ("FINISHED", [1, 0])
+    assert (open_mlflow(run_uri)[1].info.status, finish.call_args.kwargs) == ("FINISHED", {"exit_code": 0})
 
 
 class MlflowServer(BaseHTTPRequestHandler):
@@ -219,7 +190,7 @@ def test_a_login_in_the_uri_of_mlflow_is_sent_and_not_printed(run_uri, monkeypat
 def test_wandb_identifies_a_run_by_its_name_and_folder(tmp_path, wandb):
     for folder in ("one", "one", "two"):
         opened(["wandb"], str(tmp_path / folder)).close()
-    first, resumed, other = wandb.init
+    first, resumed, other = (call.kwargs for call in wandb.init.call_args_list)
     assert first == resumed
     assert re.fullmatch("distil-1-[0-9a-f]{8}", first["id"])
     assert first["id"] != other["id"]
@@ -233,15 +204,14 @@ def test_wandb_identifies_a_run_by_its_name_and_folder(tmp_path, wandb):
         ("tensorboard", "run", "tensorboardX", "needs the package tensorboardX: pip install tensorboardX"),
         ("mlflow", "run", "mlflow", "needs the package mlflow: pip install mlflow-skinny"),
         ("wandb", "run", "wandb", "needs the package wandb: pip install wandb"),
-        ("aim", "run", None, "'aim' is not one of tensorboard, mlflow, wandb"),
-        ("mlflow", "s3://bucket/run?region=us-east-1", None, "object store; set MLFLOW_TRACKING_URI"),
+        ("aim", "run", "aim", "'aim' is not one of tensorboard, mlflow, wandb"),
+        ("mlflow", "s3://bucket/run?region=us-east-1", "aim", "object store; set MLFLOW_TRACKING_URI"),
     ],
     ids=["no tensorboardX", "no mlflow", "no wandb", "unknown", "no server"],
 )
 def test_an_unusable_tracker_is_rejected(monkeypatch, name, run_uri, absent, message):
-    if absent:
-        monkeypatch.setitem(sys.modules, absent, None)
-    with pytest.raises(InputError, match=f"tracker '?.*{message}$"):
+    monkeypatch.setitem(sys.modules, absent, None)
+    with pytest.raises(InputError, match=f"^tracker '{name}'.*{message}$|^tracker {message}$"):
         check_trackers([name], run_uri)
 
 
@@ -252,27 +222,28 @@ def test_a_run_without_trackers_writes_nothing(run_uri):
 
 
 def test_a_tracker_that_fails_warns_once_and_does_not_affect_the_others(run_uri, wandb, caplog):
-    wandb.error = ConnectionError("no route\nto the host")
+    wandb.init.side_effect = ConnectionError("no route\nto the host")
     with opened(["wandb", "tensorboard"], run_uri) as trackers:
         for step in range(5):
             trackers.log(step, {"loss": 1.0})
     assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
         (logging.WARNING, "tracker wandb: ConnectionError: no route; the run continues without it")
     ]
-    assert [step for step, _ in scalars(events_in(run_uri))] == [0, 1, 2, 3, 4]
+    assert [step for step, *_ in scalars(events_in(run_uri))] == [0, 1, 2, 3, 4]
 
 
 def test_a_warning_contains_no_secret(run_uri, wandb, monkeypatch, caplog):
     monkeypatch.setenv("WANDB_API_KEY", "planted-1")
-    wandb.error = ConnectionError("key planted-1 at https://me:planted-2@host/api?token=planted-3 refused")
+    message = "key planted-1 at https://me:planted-2@host/api?token=planted-3 refused"
+    wandb.init.side_effect = ConnectionError(message)
     opened(["wandb"], run_uri).close()
     assert "key *** at https://***@host/api?*** refused" in caplog.text
     assert "planted" not in caplog.text
 
 
-def test_a_tracker_that_hangs_delays_neither_training_nor_its_end(run_uri, monkeypatch, caplog):
+def test_a_tracker_that_hangs_delays_neither_training_nor_its_end(run_uri, wandb, monkeypatch, caplog):
     closed, in_time = threading.Event(), []
-    monkeypatch.setattr(sys.modules["wandb"], "init", lambda **_: in_time.append(closed.wait(10)))
+    wandb.init.side_effect = lambda **_: in_time.append(closed.wait(10))
     monkeypatch.setattr(tracking, "_CLOSE_S", 0.01)
     trackers = opened(["wandb"], run_uri)
     trackers.log(1, {"loss": 1.0})
