@@ -167,23 +167,16 @@ def test_the_summary_reports_accents_that_are_removed_by_default(train_on):
     assert "strip_accents: false keeps them" in outcome.summary
 
 
-def test_a_copied_tokenizer_keeps_its_accents(tmp_path, train_on):
+def test_the_teachers_tokenizer_is_copied_unchanged(tmp_path, train_on):
     teacher_dir, _ = train_on([[ACCENTED["German"]]] * 20, strip_accents=False)
-    train(tmp_path / "copy", None, teacher_dir=str(teacher_dir))
-    teacher, copy = (AutoTokenizer.from_pretrained(str(folder)) for folder in (teacher_dir, tmp_path / "copy"))
-    ids = copy(ACCENTED["German"])["input_ids"]
-    assert ids == teacher(ACCENTED["German"])["input_ids"]
-    assert "ü" in copy.decode(ids)
-
-
-def test_the_teachers_tokenizer_is_copied_unchanged(tmp_path, tokenizer_dir):
-    outcome = train(tmp_path / "run", None, teacher_dir=tokenizer_dir)
-    tokenizer_json = read_tokenizer(tokenizer_dir)
-    assert read_tokenizer(str(tmp_path / "run")) == tokenizer_json
+    outcome = train(tmp_path / "copy", None, teacher_dir=str(teacher_dir))
+    tokenizer_json = read_tokenizer(str(teacher_dir))
+    assert read_tokenizer(str(tmp_path / "copy")) == tokenizer_json
     assert outcome.counts["tokenizer_hash"] == tokenizer_hash(tokenizer_json)
-    loaded = AutoTokenizer.from_pretrained(str(tmp_path / "run"))
-    expected = Tokenizer.from_str(tokenizer_json).encode("paris is of france").ids
-    assert loaded("paris is of france")["input_ids"] == expected
+    loaded = AutoTokenizer.from_pretrained(str(tmp_path / "copy"))
+    ids = loaded(ACCENTED["German"])["input_ids"]
+    assert ids == Tokenizer.from_str(tokenizer_json).encode(ACCENTED["German"]).ids
+    assert "ü" in loaded.decode(ids)
 
 
 TRAIN = """
