@@ -100,22 +100,15 @@ def plain_softmax(logits):
     return powers / powers.sum(dim=1, keepdim=True)
 
 
-def plain_kl(student_logits, teacher_logits, temperature):
-    p, q = plain_softmax(teacher_logits / temperature), plain_softmax(student_logits / temperature)
+def plain_kl(student_logits, teacher, temperature):
+    """KL of the softened distributions; a sparse teacher has all tokens that it does not know as one event."""
+    q = plain_softmax(student_logits / temperature)
+    if isinstance(teacher, SparseTeacher):
+        known = teacher.log_probabilities.double().exp(), q.gather(1, teacher.ids)
+        p, q = (torch.cat([each, 1 - each.sum(1, keepdim=True)], dim=1) for each in known)
+    else:
+        p = plain_softmax(logits_of(teacher) / temperature)
     return temperature**2 * (p * (p.log() - q.log())).sum()
-
-
-def plain_sparse_kl(student_logits, teacher, temperature):
-    """KL of each row over the known tokens, with all other tokens as one event."""
-    total = 0.0
-    for row, q in enumerate(plain_softmax(student_logits / temperature)):
-        ids = teacher.ids[row].tolist()
-        p = teacher.log_probabilities[row].double().exp()
-        for position, token in enumerate(ids):
-            total = total + p[position] * (p[position].log() - q[token].log())
-        rest, student_rest = 1 - p.sum(), sum(q[token] for token in range(len(q)) if token not in ids)
-        total = total + rest * (rest.log() - student_rest.log())
-    return temperature**2 * total
 
 
 def plain_masked_lm(student_logits, labels):
@@ -130,10 +123,8 @@ def run_plain(student, teacher, factors, *, labels=LABELS, temperature=2.0):
     logits = logits_of(exact)
     zero = torch.zeros((), dtype=torch.float64)
     terms = {"ce": zero, "mlm": plain_masked_lm(logits, labels), "mse": zero}
-    if factors.ce and isinstance(teacher, SparseTeacher):
-        terms["ce"] = plain_sparse_kl(logits, teacher, temperature)
-    elif factors.ce:
-        terms["ce"] = plain_kl(logits, logits_of(teacher), temperature)
+    if factors.ce:
+        terms["ce"] = plain_kl(logits, teacher, temperature)
     if factors.mse:
         terms["mse"] = ((logits - logits_of(teacher)) ** 2).sum()
     loss = sum(factor * terms[name] for name, factor in vars(factors).items() if factor)

@@ -6,8 +6,7 @@ import pytest
 
 from distilray.errors import InputError
 from distilray.pretraining_data.corpus_reader import Corpus, read_sentences
-from distilray.pretraining_data.encoded_chunks import encode_chunk, is_heldout, plan_buckets, plan_encoding_chunks
-from distilray.pretraining_data.tokenizer import build_tokenizer, read_tokenizer
+from distilray.pretraining_data.encoded_chunks import is_heldout, plan_buckets, plan_encoding_chunks
 from tests.tiny.corpus import sentences_of, write_corpus
 from tests.tiny.shards import encode_config
 
@@ -70,26 +69,3 @@ def test_held_out_documents_have_the_configured_share_and_depend_on_seed_and_num
 def test_a_bucket_contains_32_to_64_megabytes(words, copies, buckets):
     corpus = Corpus("unused", {"a": 1}, {"a": 1}, words)
     assert plan_buckets(corpus, encode_config(dupe_factor=copies, heldout_fraction=0.0))["train"] == buckets
-
-
-@pytest.mark.parametrize("fraction", [0.3, 1e-9], ids=["both splits", "no held-out document"])
-def test_a_chunk_is_counted_by_split_and_its_training_tokens_once(corpus, tokenizer_dir, tmp_path, fraction):
-    config = encode_config(heldout_fraction=fraction, dupe_factor=3)
-    chunk, tokenizer_json = next(plan_encoding_chunks(corpus, chunk_bytes=1 << 40)), read_tokenizer(tokenizer_dir)
-    buckets = {"train": 4, "heldout": 1}
-    record = encode_chunk(chunk, config, tokenizer_json, str(tmp_path), buckets=buckets)
-    heldout = is_heldout(np.arange(chunk.start, chunk.stop), config)
-    assert heldout.any() == (fraction == 0.3)
-    for split, documents in (("train", ~heldout), ("heldout", heldout)):
-        assert record[split]["counts"]["documents"] == documents.sum()
-        assert len(record[split]["bucket_rows"]) == buckets[split]
-        size = (tmp_path / f"work/{split}/000000.drafts").stat().st_size
-        assert sum(record[split]["bucket_bytes"]) == size
-        assert (size > 0) == (sum(record[split]["bucket_rows"]) > 0) == documents.any()
-    tokenizer = build_tokenizer(tokenizer_json)
-    expected = np.zeros(tokenizer.get_vocab_size(), np.int64)
-    for document in np.flatnonzero(~heldout).tolist():
-        for sentence in sentences_of(DOCUMENTS)[document]:
-            np.add.at(expected, tokenizer.encode(sentence, add_special_tokens=False).ids, 1)
-    counts = np.frombuffer((tmp_path / "work/counts/000000.int64").read_bytes(), "<i8")
-    assert counts.tolist() == expected.tolist()

@@ -108,6 +108,14 @@ def test_every_document_is_in_exactly_one_split(whole):
     assert [whole.counts["train"]["documents"], whole.counts["heldout"]["documents"]] == [len(train), len(heldout)]
 
 
+def test_the_tokens_of_training_documents_are_counted_once(whole, tokens_of):
+    documents = {row["document_a"] for row in whole.rows("train")}
+    tokens = [token for document in documents for token in tokens_of[document]]
+    counts = json.loads((whole.folder / "token_counts.json").read_text())["counts"]
+    assert counts == np.bincount(tokens, minlength=len(counts)).tolist()
+    assert whole.counts["train"]["document_tokens"] == len(tokens)
+
+
 @both_splits
 def test_a_random_segment_comes_from_another_document_of_the_same_split(whole, split):
     rows = whole.rows(split)
@@ -182,8 +190,6 @@ def test_paper_mode_has_contiguous_text_and_static_masks_in_the_heldout_split_on
     assert {length for lengths in windows.values() for length in lengths[:-1]} == {30}
     assert not any(row["mask_positions"] for row in rows)
     assert sum(len(row["mask_positions"]) for row in run.rows("heldout")) > 50
-    counts = json.loads((run.folder / "token_counts.json").read_text())["counts"]
-    assert counts == np.bincount(list(chain(*texts.values())), minlength=len(counts)).tolist()
 
 
 def train_counts(folder, sentences, tokenizer_dir, **changes):

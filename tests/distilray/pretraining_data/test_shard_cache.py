@@ -3,8 +3,6 @@
 import errno
 import hashlib
 import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -129,30 +127,3 @@ def test_shards_ahead_are_downloaded_in_the_background(remote, cache, downloads,
     shards.start_downloads([0, 1])
     assert all(finished.acquire(timeout=60) for _ in range(2))
     assert downloads == [Path(name).name for name in shards.names[:2]]
-
-
-@pytest.mark.slow
-def test_processes_that_need_a_shard_at_the_same_time_download_it_once(remote, shards_dir, tmp_path, root):
-    file = sorted((Path(shards_dir) / "shards").iterdir())[0]
-    sha256 = storage.sha256(str(file))
-    command = [sys.executable, "-c", DOWNLOAD, str(tmp_path / "cache"), f"{remote}/shards/{file.name}", sha256]
-    environment = {**os.environ, "PYTHONPATH": str(root / "platform")}
-    processes = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    output = "".join(process.communicate(timeout=120)[0] for process in processes)
-    assert [process.returncode for process in processes] == [0, 0, 0]
-    assert output.split() == ["downloaded"]
-    assert storage.sha256(str(tmp_path / "cache" / f"{sha256}.arrow")) == sha256
-
-
-DOWNLOAD = """
-import sys
-from distilray.config.pretraining_data import CacheConfig
-from distilray.pretraining_data.shard_cache import ShardCache
-from distilray.runtime.cache import LocalCache
-original = LocalCache.download
-def record(self, uri, file):
-    print("downloaded")
-    return original(self, uri, file)
-LocalCache.download = record
-ShardCache(CacheConfig(directory=sys.argv[1])).download(sys.argv[2], {"sha256": sys.argv[3]})
-"""
