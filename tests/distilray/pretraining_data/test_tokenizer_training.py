@@ -115,11 +115,7 @@ def test_the_vocabulary_has_the_configured_size_and_the_first_ids_of_bert(tokeni
     lines = (folder / "vocab.txt").read_text().splitlines()
     assert tokenizer.get_vocab() == {token: number for number, token in enumerate(lines)}
     assert len(lines) == 600
-
-
-def test_pieces_are_learned(tokenizer):
-    assert len(tokenizer.encode("menringsoler", add_special_tokens=False).ids) < 8
-    assert any(token.startswith("##") and len(token) > 4 for token in tokenizer.get_vocab())
+    assert any(token.startswith("##") and len(token) > 4 for token in lines)
 
 
 @pytest.mark.parametrize("text", TEXTS)
