@@ -4,8 +4,8 @@ import sys
 import pytest
 import yaml
 
-from distilray.config.distillation import DistillConfig, EstimateConfig
-from distilray.distillation.cost import time_and_cost, total_steps
+from distilray.config.distillation import DistillConfig, EstimateConfig, IntervalsConfig
+from distilray.distillation.cost import checkpoint_gb, time_and_cost, total_steps, worker_memory_gb
 from distilray.distillation.dry_run import plan_distillation
 
 VALUES = {
@@ -73,12 +73,28 @@ def test_the_plan_counts_the_tokens_of_all_steps(plan):
     assert values["tokens"] == f"{int(tokens / examples * 10 * 7):,}"
 
 
-def test_smaller_micro_batches_and_activation_checkpointing_need_less_memory(plan):
-    def gigabytes(micro_batch_size, **changes):
-        memory = plan(batch_size=8192, micro_batch_size=micro_batch_size, **changes)["memory"]
-        return float(re.fullmatch(r"about ([\d.]+) GB per worker", memory)[1])
+@pytest.mark.parametrize(("precision", "width"), [("fp32", 2), ("bf16", 1)])
+def test_the_memory_of_a_worker_follows_from_the_shape_of_its_models(teacher, precision, width):
+    values = {"teacher_dir": "-", "shards_dir": "-", "micro_batch_size": 8, "precision": precision}
+    config = DistillConfig.model_validate(VALUES | values)
+    recomputing = DistillConfig.model_validate(VALUES | values | {"activation_checkpointing": True})
+    parameters, logits = sum(each.numel() for each in teacher.parameters()), 2048 * teacher.config.vocab_size * 4
+    tokens, length, layers, dim, heads = 8 * 32, 32, 4, 32, 2
+    layer = tokens * dim * (34 + 5 * heads * length / dim) * width
+    expected = parameters * (16 + 2 * width) + (layers + 0.5) * layer + logits
+    assert worker_memory_gb(config, max_seq_length=length, model=teacher, teacher=teacher) == pytest.approx(
+        expected / 1e9
+    )
+    expected = parameters * 16 + layers * 2 * tokens * dim * width + layer + logits
+    assert worker_memory_gb(recomputing, max_seq_length=length, model=teacher, teacher=None) == pytest.approx(
+        expected / 1e9
+    )
 
-    assert gigabytes(512) < gigabytes(4096, activation_checkpointing=True) < gigabytes(4096)
+
+@pytest.mark.parametrize(("steps", "written", "kept"), [(5, 1, 1), (20, 2, 2), (25, 3, 2)])
+def test_checkpoints_and_the_model_need_disk_space(steps, written, kept):
+    intervals = IntervalsConfig(checkpoint_every_steps=10, keep_checkpoints=1)
+    assert checkpoint_gb(10**9, steps, intervals) == pytest.approx((written * 12 + 4, kept * 12 + 4))
 
 
 def test_the_plan_lists_the_losses_with_a_weight(plan):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from distilray.config.distillation import LossConfig
+from distilray.distillation.losses import attention_mse, hidden_mse, value_relation_kl
 from distilray.distillation.objective import MASKED_LM_ONLY, DistillationLoss, LossDivisors, TensorBatch
 from distilray.models.masked_lm import load_masked_lm
 from distilray.pretraining_data.batches import collate
@@ -115,23 +116,20 @@ def plain_layer_terms(student, teacher, own, other, batch, losses):
     for student_layer, teacher_layer in losses.layer_map or [(0, 1), (1, 3)]:
         sums = dict.fromkeys(terms, 0.0)
         for example, length in enumerate(lengths):
-            h, g = (
-                outputs.hidden_states[layer + 1][example, :length]
-                for outputs, layer in ((own, student_layer), (other, teacher_layer))
-            )
-            sums["hidden"] += ((h - g) ** 2).sum() / h.shape[1]
-            if -1 not in (student_layer, teacher_layer):
-                h, g = (
-                    outputs.hidden_states[layer][example, :length]
+            mask = torch.ones(1, length)
+            after, before = (
+                [
+                    outputs.hidden_states[layer + shift][example : example + 1, :length]
                     for outputs, layer in ((own, student_layer), (other, teacher_layer))
-                )
-                one, two = (
-                    student_projections(student, student_layer, h),
-                    teacher_projections(teacher, teacher_layer, g),
-                )
-                sums["attention"] += ((relations(*one[:2]) - relations(*two[:2])) ** 2).sum() / HEADS
-                p, q = (relations(values, values).softmax(-1) for values in (two[2], one[2]))
-                sums["values"] += (p * (p.log() - q.log())).sum() / HEADS
+                ]
+                for shift in (1, 0)
+            )
+            sums["hidden"] += hidden_mse(*after, mask)
+            if -1 not in (student_layer, teacher_layer):
+                one = student_projections(student, student_layer, before[0])
+                two = teacher_projections(teacher, teacher_layer, before[1])
+                sums["attention"] += attention_mse(one[:2], two[:2], mask)
+                sums["values"] += value_relation_kl(one[2], two[2], mask)
         terms["hidden"].append(sums["hidden"] / sum(lengths))
         if -1 not in (student_layer, teacher_layer):
             terms["attention"].append(sums["attention"] / sum(length**2 for length in lengths))
@@ -141,21 +139,17 @@ def plain_layer_terms(student, teacher, own, other, batch, losses):
 
 def student_projections(student, layer, states):
     attention = student.distilbert.transformer.layer[layer].attention
-    return [heads_of(module, states) for module in (attention.q_lin, attention.k_lin, attention.v_lin)]
+    return [split_heads(module(states)) for module in (attention.q_lin, attention.k_lin, attention.v_lin)]
 
 
 def teacher_projections(teacher, layer, states):
     attention = teacher.bert.encoder.layer[layer].attention.self
-    return [heads_of(module, states) for module in (attention.query, attention.key, attention.value)]
+    return [split_heads(module(states)) for module in (attention.query, attention.key, attention.value)]
 
 
-def heads_of(projection, states):
-    """Split (length, dim) into (heads, length, head dim)."""
-    return torch.stack((states @ projection.weight.T + projection.bias).chunk(HEADS, dim=1))
-
-
-def relations(one, other):
-    return torch.einsum("hid,hjd->hij", one, other) / math.sqrt(one.shape[-1])
+def split_heads(values):
+    """Split (1, length, dim) into (1, heads, length, head dim)."""
+    return torch.stack(values.chunk(HEADS, dim=-1), dim=1)
 
 
 @parametrize_losses(*VOCABULARY_CONFIGS, *LAYER_CONFIGS)

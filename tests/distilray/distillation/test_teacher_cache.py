@@ -11,14 +11,13 @@ import torch
 from distilray.config.distillation import LossConfig
 from distilray.distillation import teacher_cache
 from distilray.distillation.cost import cache_bytes
-from distilray.distillation.heldout import HeldoutScorer
 from distilray.distillation.objective import DistillationLoss, LossDivisors, TensorBatch
 from distilray.distillation.teacher_cache import TeacherCache
 from distilray.errors import InputError
 from distilray.models.masked_lm import load_masked_lm
 from distilray.pretraining_data.batches import collate
 from distilray.schemas import TEACHER_TARGETS
-from tests.tiny.shards import open_shards, planned, step_counts
+from tests.tiny.shards import planned, step_counts
 from tests.tiny.teacher_cache import write_cache
 
 # Losses with a KL at every token, at the masked tokens, at another temperature, and without KL.
@@ -81,21 +80,6 @@ def test_a_cache_with_the_whole_vocabulary_gives_the_loss_and_gradient_of_the_te
     assert (gradient - expected_gradient).norm() < FP16 * expected_gradient.norm()
 
 
-@every_loss
-def test_a_cache_with_the_whole_vocabulary_gives_the_heldout_scores_of_the_teacher(
-    student, teacher, cache_dir, shards_dir, vocabulary_size, losses
-):
-    shards = open_shards(shards_dir, "heldout")
-    folder = cache_dir(top_k=vocabulary_size, temperature=losses.temperature)
-    settings = {"shards": shards, "rank": 0, "num_workers": 1, "batch_size": 6, "pad_id": 0}
-    live = HeldoutScorer(**settings, device=torch.device("cpu"), reduce=list, on_batch=lambda: None)
-    cached = replace(live, targets=TeacherCache(folder, shards, losses.compared_positions))
-    expected = live.score(DistillationLoss(student, teacher, losses))
-    scores = cached.score(DistillationLoss(student, None, losses, cached=True))
-    assert scores["agreement"] == pytest.approx(expected["agreement"], abs=1e-9)
-    assert dict(scores) == pytest.approx(dict(expected), rel=FP16)
-
-
 @pytest.mark.parametrize("positions", ["all", "masked"])
 def test_the_kl_of_a_small_cache_counts_all_other_tokens_as_one_event(shards, student, teacher, cache_dir, positions):
     losses, rows, k = LossConfig(alpha_mlm=0.0, alpha_cos=0.0, ce_positions=positions), np.arange(6), 4
@@ -116,18 +100,15 @@ def test_the_kl_of_a_small_cache_counts_all_other_tokens_as_one_event(shards, st
 def test_each_row_has_its_own_targets_in_any_order(shards, teacher, cache_dir):
     rows = np.random.default_rng(0).permutation(len(shards))[:20]
     targets, ends = TeacherCache(cache_dir(), shards, "all").of(rows), np.cumsum(shards.lengths(rows))
-    for hidden, row in zip(np.split(targets.hidden.numpy(), ends[:-1]), rows, strict=True):
+    columns = (np.split(values.numpy(), ends[:-1]) for values in vars(targets).values())
+    for row, hidden, ids, log_probabilities in zip(rows, *columns, strict=True):
         batch = TensorBatch.of(collate(shards, planned([row]), pad_id=0, multiple=1))
         with torch.no_grad():
-            states = teacher.bert(batch.input_ids, token_type_ids=batch.token_type_ids).last_hidden_state[0]
-        np.testing.assert_allclose(hidden, states.numpy(), atol=5e-3)
-
-
-def test_cached_tokens_are_sorted_by_probability(shards, cache_dir):
-    targets = TeacherCache(cache_dir(), shards, "all").of(np.arange(30))
-    assert (targets.log_probabilities.diff(dim=1) <= 0).all()
-    assert (targets.log_probabilities.exp().sum(1) < 1 + 1e-5).all()
-    assert all(len(set(ids)) == len(ids) for ids in targets.ids.tolist())
+            states = teacher.bert(batch.input_ids, token_type_ids=batch.token_type_ids).last_hidden_state
+            best = (teacher.cls(states) / 2.0).log_softmax(-1).topk(8)
+        np.testing.assert_allclose(hidden, states[0].numpy(), atol=5e-3)
+        np.testing.assert_allclose(log_probabilities, best.values[0].numpy(), atol=1e-4)
+        assert (ids == best.indices[0].numpy()).mean() > 0.99  # two tokens may have nearly the same probability
 
 
 def test_a_cache_of_all_positions_also_has_the_targets_at_masked_positions(shards, cache_dir):

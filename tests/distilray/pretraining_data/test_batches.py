@@ -1,4 +1,5 @@
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,61 +28,40 @@ def examples(shards_dir):
 
 def plain_batch(examples, *, pad_id, width):
     """Plain Python implementation of `collate`."""
-    found = {"input_ids": [], "attention_mask": [], "token_type_ids": [], "mask_index": [], "mask_labels": []}
+    batch = {"input_ids": [], "attention_mask": [], "token_type_ids": [], "mask_index": [], "mask_labels": []}
     for number, example in enumerate(examples):
-        ids, second = example["input_ids"], example["segment_b_start"]
-        places = range(width)
-        found["input_ids"].append([ids[place] if place < len(ids) else pad_id for place in places])
-        found["attention_mask"].append([1 if place < len(ids) else 0 for place in places])
-        found["token_type_ids"].append([1 if second <= place < len(ids) else 0 for place in places])
-        found["mask_index"] += [number * width + place for place in example["mask_positions"]]
-        found["mask_labels"] += example["mask_labels"]
-    return found
+        ids, b_start = example["input_ids"], example["segment_b_start"]
+        padding = width - len(ids)
+        batch["input_ids"].append(ids + [pad_id] * padding)
+        batch["attention_mask"].append([1] * len(ids) + [0] * padding)
+        batch["token_type_ids"].append([0] * b_start + [1] * (len(ids) - b_start) + [0] * padding)
+        batch["mask_index"] += [number * width + position for position in example["mask_positions"]]
+        batch["mask_labels"] += example["mask_labels"]
+    return batch
 
 
-@pytest.mark.parametrize("multiple", [1, 8, 16])
-def test_batches_match_a_plain_python_implementation(shards, examples, multiple):
-    rng = np.random.default_rng(multiple)
-    for size in (1, 2, 7, 30):
-        rows = rng.choice(len(shards), size=size, replace=False)
-        batch = collate(shards, planned(rows), pad_id=17, multiple=multiple)
-        width = batch.input_ids.shape[1]
-        longest = max(len(examples[row]["input_ids"]) for row in rows)
-        assert longest <= width < longest + multiple
-        expected = plain_batch([examples[row] for row in rows], pad_id=17, width=width)
-        for name, values in expected.items():
-            found = getattr(batch, name)
-            assert found.dtype == np.int64
-            assert found.tolist() == values, name
-        assert batch.tokens == sum(len(examples[row]["input_ids"]) for row in rows)
+@pytest.mark.parametrize("multiple", [1, 8, 24])
+@pytest.mark.parametrize("size", [1, 2, 30, None], ids=str)
+def test_batches_match_a_plain_python_implementation(shards, examples, multiple, size):
+    rows = np.random.default_rng(multiple).permutation(len(shards))[:size]
+    batch = collate(shards, planned(rows), pad_id=17, multiple=multiple)
+    longest = max(len(examples[row]["input_ids"]) for row in rows)
+    width = min(-(-longest // multiple) * multiple, MAX_SEQ_LENGTH)  # never above the longest example that is allowed
+    for name, values in plain_batch([examples[row] for row in rows], pad_id=17, width=width).items():
+        assert getattr(batch, name).dtype == np.int64
+        assert getattr(batch, name).tolist() == values, name
+    assert batch.tokens == sum(len(examples[row]["input_ids"]) for row in rows)
 
 
-def test_segment_a_ends_with_its_sep_and_b_is_type_one(shards):
-    batch = collate(shards, planned(np.arange(20)), pad_id=PAD)
-    for ids, types, attention in zip(batch.input_ids, batch.token_type_ids, batch.attention_mask, strict=True):
-        length = int(attention.sum())
-        first = int(np.flatnonzero(types)[0])
-        assert ids[0] == 2  # [CLS]
-        assert ids[first - 1] == ids[length - 1] == 3  # [SEP]
-        assert set(types[:first]) == {0}
-        assert set(types[first:length]) == {1}
-        assert set(types[length:]) <= {0}
-
-
-def test_the_width_is_a_multiple_but_never_above_the_longest_allowed(shards):
-    lengths = shards.lengths(np.arange(len(shards)))
-    short = np.array([int(np.argmin(lengths))])
-    assert collate(shards, planned(short), pad_id=PAD, multiple=8).input_ids.shape[1] % 8 == 0
-    everything = collate(shards, planned(np.arange(len(shards))), pad_id=PAD, multiple=24)
-    assert everything.input_ids.shape[1] == MAX_SEQ_LENGTH == lengths.max()
-
-
-def test_restoring_the_labels_removes_all_mask_tokens(shards):
+def test_labels_restore_the_text_below_all_mask_tokens(shards):
     batch = collate(shards, planned(np.arange(len(shards))), pad_id=PAD)
-    seen = batch.input_ids.ravel().copy()
-    assert (seen == 4).any()
-    seen[batch.mask_index] = batch.mask_labels
-    assert not (seen == 4).any()
+    mask = 4
+    assert (batch.input_ids == mask).any()
+    batch.input_ids.ravel()[batch.mask_index] = batch.mask_labels
+    assert not (batch.input_ids == mask).any()
+    fully_masked = batch.fully_masked(mask)
+    assert (fully_masked.input_ids.ravel()[batch.mask_index] == mask).all()
+    assert (fully_masked.input_ids == mask).sum() == len(batch.mask_index)
 
 
 def rows_in(batches):
@@ -95,28 +75,36 @@ def rows_in(batches):
 @pytest.mark.parametrize("limit", [None, 9])
 @pytest.mark.parametrize("num_workers", [1, 2, 5])
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])
-def test_the_heldout_batches_hold_every_row_once_for_any_number_of_workers(shards_dir, batch_size, num_workers, limit):
+def test_heldout_batches_contain_every_row_once_for_any_number_of_workers(shards_dir, batch_size, num_workers, limit):
     shards = ShardSet(shards_dir, "heldout")
-    of_rank = [
-        list(
-            heldout_batches(shards, batch_size=batch_size, pad_id=PAD, limit=limit, rank=rank, num_workers=num_workers)
-        )
-        for rank in range(num_workers)
-    ]
-    batches = [batch for found in of_rank for batch in found]
+    settings = {"batch_size": batch_size, "pad_id": PAD, "limit": limit, "num_workers": num_workers}
+    by_worker = [list(heldout_batches(shards, rank=rank, **settings)) for rank in range(num_workers)]
+    batches = [batch for worker in by_worker for batch in worker]
     assert max(len(batch.input_ids) for batch in batches) <= batch_size
     rows = np.arange(len(shards))[:limit]
     expected = [tuple(shard.input_ids.row(row)) for shard, row in shards.locate(rows)]
     assert sorted(rows_in(batches)) == sorted(expected)
-    for found in of_rank:
-        lengths = [len(row) for row in rows_in(found)]
+    for worker in by_worker:
+        lengths = [len(row) for row in rows_in(worker)]
         assert lengths == sorted(lengths, reverse=True)
     masks = shards.mask_counts(rows, np.zeros_like(rows)).sum()
     assert sum(len(batch.mask_labels) for batch in batches) == masks
 
 
-def test_dynamic_masks_differ_between_epochs_of_the_same_text(tmp_path, tokenizer_dir):
-    shards = ShardSet(write_shards(tmp_path / "run", tokenizer_dir, masking={"dynamic": True}), "train")
+@pytest.fixture(scope="module")
+def masked_twice(tmp_path_factory, tokenizer_dir):
+    """The same corpus with dynamic and with static masks, and with an unusual configuration of masking."""
+    shares = {"mask_share": 0.5, "random_share": 0.4, "keep_share": 0.1}
+    masking = {"rare_token_exponent": 0.7, "mlm_probability": 0.3, **shares}
+    folder = tmp_path_factory.mktemp("masks")
+    return [
+        write_shards(folder / str(dynamic), tokenizer_dir, masking={**masking, "dynamic": dynamic})
+        for dynamic in (True, False)
+    ]
+
+
+def test_dynamic_masks_differ_between_epochs_of_the_same_text(masked_twice):
+    shards = ShardSet(masked_twice[0], "train")
     rows = np.arange(30)
     first, again, second = (collate(shards, PlannedRows(rows, np.full(30, epoch)), pad_id=PAD) for epoch in (0, 0, 1))
     assert first.input_ids.tolist() == again.input_ids.tolist()
@@ -124,7 +112,26 @@ def test_dynamic_masks_differ_between_epochs_of_the_same_text(tmp_path, tokenize
     for batch in (first, second):
         batch.input_ids.ravel()[batch.mask_index] = batch.mask_labels
     assert first.input_ids.tolist() == second.input_ids.tolist()
-    assert len(first.mask_index) == shards.mask_counts(rows, np.zeros_like(rows)).sum()
+
+
+def test_dynamic_masks_of_the_first_epoch_are_the_static_ones(masked_twice):
+    dynamic, static = (ShardSet(folder, "train") for folder in masked_twice)
+    assert static.masker is None
+    rows = planned(np.arange(len(static)))
+    drawn, stored = (collate(shards, rows, pad_id=PAD) for shards in (dynamic, static))
+    for name, values in vars(stored).items():
+        assert getattr(drawn, name).tolist() == values.tolist(), name
+    for epoch in (0, 1):
+        planned_rows = replace(rows, epochs=np.full(len(static), epoch))
+        counts = dynamic.mask_counts(planned_rows.rows, planned_rows.epochs)
+        assert counts.sum() == len(collate(dynamic, planned_rows, pad_id=PAD).mask_index)
+    assert static.mask_counts(rows.rows, rows.epochs).tolist() == dynamic.mask_counts(rows.rows, rows.epochs).tolist()
+
+
+def test_heldout_masks_are_static(masked_twice):
+    shards = ShardSet(masked_twice[0], "heldout")
+    assert shards.masker is None
+    assert shards.mask_counts(np.arange(len(shards)), np.zeros(len(shards), np.int64)).sum() > 20
 
 
 def prefetch_threads():
@@ -132,52 +139,36 @@ def prefetch_threads():
 
 
 @pytest.mark.parametrize("depth", [1, 3])
-def test_prefetching_keeps_the_order_and_ends_its_thread(depth):
+def test_prefetching_preserves_the_order_and_ends_its_thread(depth):
     assert list(prefetch(lambda: iter(range(50)), depth)) == list(range(50))
     assert prefetch_threads() == []
 
 
-def test_what_the_producer_raises_is_raised_after_the_items_before_it():
-    def make():
-        yield 1
-        yield 2
+def test_an_error_of_the_producer_is_raised_after_the_items_before_it():
+    def produce():
+        yield from (1, 2)
         raise LookupError("row 3")
 
-    items, found = prefetch(make), []
+    items = prefetch(produce)
+    assert [next(items), next(items)] == [1, 2]
     with pytest.raises(LookupError, match="row 3"):
-        found.extend(iter(lambda: next(items), None))
-    assert found == [1, 2]
+        next(items)
     assert prefetch_threads() == []
 
 
-def test_a_consumer_that_stops_early_ends_the_thread():
-    made = []
+def test_a_consumer_that_stops_early_ends_the_thread_at_most_depth_items_ahead():
+    produced, is_ahead = [], threading.Event()
 
-    def make():
-        for number in range(10_000):
-            made.append(number)
-            yield number
-
-    items = prefetch(make, depth=2)
-    assert [next(items), next(items)] == [0, 1]
-    items.close()
-    assert prefetch_threads() == []
-    assert len(made) <= 2 + 2 + 1  # taken, waiting in the queue, waiting to be put there
-
-
-def test_no_more_than_depth_items_are_made_ahead():
-    made = []
-    reached = threading.Event()
-
-    def make():
+    def produce():
         for number in range(100):
-            made.append(number)
+            produced.append(number)
             if number == 4:
-                reached.set()
+                is_ahead.set()
             yield number
 
-    items = prefetch(make, depth=3)
-    next(items)
-    assert reached.wait(10)
+    items = prefetch(produce, depth=3)
+    assert next(items) == 0
+    assert is_ahead.wait(10)
     items.close()
-    assert len(made) == 5
+    assert prefetch_threads() == []
+    assert produced == [0, 1, 2, 3, 4]  # consumed, three in the queue, one waiting for room in the queue

@@ -10,15 +10,14 @@ from distilray.pretraining_data.segment_pairs import front_cuts, plan_pairs, pla
 from distilray.runtime.seeding import hash_integers
 
 LENGTHS = [np.random.default_rng(row).integers(3, 30, size=12 + row % 9).tolist() for row in range(12)]
-sentence_lengths = st.lists(st.integers(1, 80), min_size=1, max_size=20)
 
 
 def pairs(lengths, seed=0, **changes):
-    values = {"max_tokens": 61, "short_seq_prob": 0.1, "random_next_probability": 0.5}
-    return list(plan_pairs(list(accumulate(lengths)), Random(seed), **{**values, **changes}))
+    values = {"max_tokens": 61, "short_seq_prob": 0.1, "random_next_probability": 0.5, **changes}
+    return list(plan_pairs(list(accumulate(lengths)), Random(seed), **values))
 
 
-def many_pairs(copies=1, **changes):
+def many_pairs(copies, **changes):
     return [
         plan
         for row, lengths in enumerate(LENGTHS)
@@ -27,94 +26,70 @@ def many_pairs(copies=1, **changes):
     ]
 
 
-@pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])
-def test_the_share_of_random_segments_matches_the_recipe(probability):
-    found = many_pairs(60, random_next_probability=probability)
-    share = np.mean([plan.is_random_next for plan in found])
-    assert abs(share - probability) <= 4 * np.sqrt(probability * (1 - probability) / len(found))
+def assert_share(share, expected, count):
+    assert abs(share - expected) <= 4 * np.sqrt(expected * (1 - expected) / count)
 
 
-@settings(max_examples=200, deadline=None)
-@given(sentence_lengths, st.integers(4, 100), st.integers(0, 1000), st.floats(0, 1))
-def test_both_segments_are_whole_sentences_and_b_follows_a(lengths, max_tokens, seed, probability):
-    starts = [0, *accumulate(lengths)]
-    for plan in pairs(lengths, seed, max_tokens=max_tokens, random_next_probability=probability):
-        b_start = plan.start + plan.a_tokens
-        assert {plan.start, b_start, b_start + plan.b_tokens} <= set(starts)
-        assert plan.a_tokens > 0
-        assert (plan.b_tokens > 0) == (len(lengths) > 1)
-
-
-@settings(max_examples=200, deadline=None)
-@given(sentence_lengths.filter(lambda lengths: len(lengths) > 1), st.integers(4, 100), st.integers(0, 1000))
-def test_a_pair_is_as_short_as_its_room_allows(lengths, max_tokens, seed):
-    for plan in pairs(lengths, seed, max_tokens=max_tokens):
-        assert 2 <= plan.room <= max_tokens
-        end = plan.start + plan.a_tokens + plan.b_tokens
-        last = lengths[[*accumulate(lengths)].index(end)]
-        assert end == sum(lengths) or end - plan.start >= plan.room
-        assert end - plan.start - last < plan.room or plan.b_tokens == last
-
-
-@settings(max_examples=200, deadline=None)
-@given(sentence_lengths, st.integers(4, 100), st.integers(0, 1000), st.floats(0, 1))
-def test_every_token_but_a_last_sentence_is_used_and_counted_again_where_it_is_reused(
+@settings(max_examples=150, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 80), min_size=1, max_size=20),
+    max_tokens=st.integers(4, 100),
+    seed=st.integers(0, 1000),
+    probability=st.floats(0, 1),
+)
+def test_pairs_are_consecutive_sentences_that_just_fill_their_room_and_use_every_token(
     lengths, max_tokens, seed, probability
 ):
-    found = pairs(lengths, seed, max_tokens=max_tokens, random_next_probability=probability)
-    used = sum(plan.a_tokens + (0 if plan.is_random_next else plan.b_tokens) - plan.reused for plan in found)
-    assert used in (sum(lengths), sum(lengths[:-1]) if found[-1].is_random_next else sum(lengths))
+    plans = pairs(lengths, seed, max_tokens=max_tokens, random_next_probability=probability)
+    ends = [*accumulate(lengths)]
+    for plan in plans:
+        b_start, end = plan.start + plan.a_tokens, plan.start + plan.a_tokens + plan.b_tokens
+        assert {plan.start, b_start, end} <= {0, *ends}
+        assert plan.a_tokens > 0
+        assert 2 <= plan.room <= max_tokens
+        assert (plan.b_tokens > 0) == (len(lengths) > 1) != plan.is_single_sentence
+        if len(lengths) > 1:
+            last = lengths[ends.index(end)]
+            assert end == ends[-1] or end - plan.start >= plan.room
+            assert end - plan.start - last < plan.room or plan.b_tokens == last
+    # A last sentence may be left out after a random pair.
+    used = sum(plan.a_tokens + (0 if plan.is_random_next else plan.b_tokens) - plan.reused for plan in plans)
+    assert used == ends[-1] or (plans[-1].is_random_next and used == ends[-1] - lengths[-1])
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])
+def test_random_pairs_have_the_configured_share(probability):
+    kinds = [plan.is_random_next for plan in many_pairs(60, random_next_probability=probability)]
+    assert_share(np.mean(kinds), probability, len(kinds))
 
 
 def test_the_kind_of_a_pair_does_not_depend_on_its_segments():
-    found = many_pairs(300)
-    kinds = np.array([plan.is_random_next for plan in found])
+    plans = many_pairs(100)
+    kinds = np.array([plan.is_random_next for plan in plans])
     for name in ("a_tokens", "b_tokens", "room", "start", "reused"):
-        values = np.array([getattr(plan, name) for plan in found])
-        assert abs(np.corrcoef(values, kinds)[0, 1]) < 4 / np.sqrt(len(found)), name
+        values = np.array([getattr(plan, name) for plan in plans])
+        assert abs(np.corrcoef(values, kinds)[0, 1]) < 4 / np.sqrt(len(plans)), name
+
+
+def test_short_targets_have_the_configured_share_and_every_length():
+    rooms = np.array([plan.room for plan in many_pairs(100, max_tokens=20, short_seq_prob=0.3)])
+    assert set(rooms.tolist()) == set(range(2, 21))
+    assert_share((rooms < 20).mean(), 0.3 * 18 / 19, len(rooms))  # one of the 19 drawn lengths is the full one
 
 
 def test_the_replaced_b_of_a_random_pair_starts_the_next_pair():
-    lengths = [10] * 12
-    for before, after in pairwise(pairs(lengths, 3, random_next_probability=1.0, short_seq_prob=0.0)[:-1]):
+    for before, after in pairwise(pairs([10] * 12, 3, random_next_probability=1.0, short_seq_prob=0.0)[:-1]):
         assert after.start == before.start + before.a_tokens
 
 
-segment_lengths = st.lists(st.tuples(*[st.integers(1, 200)] * 2, st.integers(2, 150)), min_size=1, max_size=20)
-
-
-def trimmed_one_by_one(a, b, room):
-    while a + b > room:
-        a, b = (a - 1, b) if a > b else (a, b - 1)
-    return a, b
-
-
-@given(segment_lengths)
-def test_tokens_are_trimmed_from_the_longer_segment(rows):
-    found = trimmed_lengths(*np.array(rows).T)
-    assert list(zip(*(values.tolist() for values in found), strict=True)) == [trimmed_one_by_one(*row) for row in rows]
-
-
-@pytest.mark.parametrize("cut", [1, 63, 64, 65, 200])
-def test_each_trimmed_token_is_removed_at_either_end_with_equal_probability(cut):
-    rows = 4000
-    found = front_cuts(hash_integers(1, np.arange(rows)), np.full(rows, cut))
-    assert found.min() >= 0
-    assert found.max() <= cut
-    assert abs(found.mean() - cut / 2) < 4 * np.sqrt(cut / 4 / rows)
-    assert abs(found.var() / (cut / 4) - 1) < 4 * np.sqrt(2 / rows)
-
-
-def test_nothing_is_removed_at_the_front_of_a_segment_that_fits():
-    assert front_cuts(hash_integers(1, np.arange(4)), np.array([0, 5, 0, 0]))[[0, 2, 3]].tolist() == [0, 0, 0]
-
-
-def test_short_targets_have_their_share_and_every_length():
-    rooms = [plan.room for plan in many_pairs(200, max_tokens=20, short_seq_prob=0.3)]
-    assert set(rooms) == set(range(2, 21))
-    short = np.mean([room < 20 for room in rooms])
-    expected = 0.3 * 18 / 19  # one of the 19 drawn lengths is the full one
-    assert abs(short - expected) < 4 * np.sqrt(expected / len(rooms))
+@pytest.mark.parametrize(
+    ("lengths", "probability", "expected"),
+    [([30, 31, 9], 0.0, [(0, 30, 0), (30, 31, 31)]), ([30, 31], 1.0, [(0, 30, 0), (0, 30, 30)])],
+    ids=["is paired with the previous one", "is left out after a second random pair"],
+)
+def test_a_remaining_last_sentence(lengths, probability, expected):
+    plans = pairs(lengths, random_next_probability=probability, short_seq_prob=0.0)
+    assert [(plan.start, plan.a_tokens, plan.reused) for plan in plans] == expected
 
 
 @pytest.mark.parametrize("probability", [0.0, 1.0])
@@ -123,25 +98,39 @@ def test_a_document_with_one_sentence_has_a_single_random_pair(probability):
     assert (plan.is_random_next, plan.is_single_sentence) == (True, True)
 
 
-def test_a_remaining_last_sentence_is_paired_with_the_previous_one():
-    found = pairs([30, 31, 9], 0, random_next_probability=0.0, short_seq_prob=0.0)
-    assert [(plan.start, plan.a_tokens, plan.reused) for plan in found] == [(0, 30, 0), (30, 31, 31)]
+def trim_one_by_one(a, b, room):
+    while a + b > room:
+        a, b = (a - 1, b) if a > b else (a, b - 1)
+    return [a, b]
 
 
-def test_a_last_sentence_is_left_out_after_its_second_random_pair():
-    found = pairs([30, 31], 0, random_next_probability=1.0)
-    assert [(plan.start, plan.a_tokens, plan.reused) for plan in found] == [(0, 30, 0), (0, 30, 30)]
+@given(st.lists(st.tuples(st.integers(1, 200), st.integers(1, 200), st.integers(2, 150)), min_size=1, max_size=20))
+def test_tokens_are_trimmed_from_the_longer_segment(rows):
+    trimmed = np.stack(trimmed_lengths(*np.array(rows).T), axis=1)
+    assert trimmed.tolist() == [trim_one_by_one(*row) for row in rows]
 
 
-@settings(max_examples=200, deadline=None)
+@pytest.mark.parametrize("cut", [0, 1, 63, 64, 65, 200])
+def test_each_trimmed_token_is_removed_at_either_end_with_equal_probability(cut):
+    rows = 4000
+    removed = front_cuts(hash_integers(1, np.arange(rows)), np.full(rows, cut))
+    assert removed.min() >= 0
+    assert removed.max() <= cut
+    assert abs(removed.mean() - cut / 2) <= 4 * np.sqrt(cut / 4 / rows)
+    assert abs(removed.var() - cut / 4) <= cut * np.sqrt(2 / rows)
+    mixed = front_cuts(hash_integers(1, np.arange(4)), np.array([0, cut, 0, 0]))
+    assert mixed.tolist() == [0, removed[1], 0, 0]
+
+
+@settings(max_examples=100, deadline=None)
 @given(st.integers(1, 500), st.integers(4, 100), st.floats(0, 1), st.integers(0, 1000))
 def test_windows_contain_every_token_once_and_in_order(tokens, max_tokens, short_seq_prob, seed):
-    found = list(plan_windows(tokens, Random(seed), max_tokens=max_tokens, short_seq_prob=short_seq_prob))
-    assert [plan.start for plan in found] == [0, *accumulate(plan.a_tokens for plan in found)][:-1]
-    assert sum(plan.a_tokens for plan in found) == tokens
-    assert all(0 < plan.a_tokens <= max_tokens and plan.b_tokens == 0 for plan in found)
+    plans = list(plan_windows(tokens, Random(seed), max_tokens=max_tokens, short_seq_prob=short_seq_prob))
+    assert [plan.start for plan in plans] == [0, *accumulate(plan.a_tokens for plan in plans)][:-1]
+    assert sum(plan.a_tokens for plan in plans) == tokens
+    assert all(0 < plan.a_tokens <= max_tokens and plan.b_tokens == 0 for plan in plans)
 
 
 def test_all_windows_except_the_last_are_full():
-    found = list(plan_windows(100, Random(0), max_tokens=30, short_seq_prob=0.0))
-    assert [plan.a_tokens for plan in found] == [30, 30, 30, 10]
+    plans = plan_windows(100, Random(0), max_tokens=30, short_seq_prob=0.0)
+    assert [(plan.a_tokens, plan.room) for plan in plans] == [(30, 30), (30, 30), (30, 30), (10, 30)]

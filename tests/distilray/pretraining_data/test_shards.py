@@ -11,22 +11,22 @@ from distilray.pretraining_data import shards as shards_module
 from distilray.pretraining_data.shards import Shard, ShardSet, write_shard
 from distilray.runtime import storage
 from distilray.schemas import EXAMPLES
-from tests.tiny.shards import planned, write_shards
+from tests.tiny.shards import write_shards
 
 
 @pytest.fixture
-def copied(shards_dir, tmp_path):
+def copy(shards_dir, tmp_path):
     """A copy of the shards that a test may damage."""
     return Path(shutil.copytree(shards_dir, tmp_path / "copy"))
 
 
 @pytest.fixture(scope="module")
 def table(shards_dir):
-    return pa.ipc.open_file(str(train_file(Path(shards_dir)))).read_all()
+    return pa.ipc.open_file(str(train_files(shards_dir)[1])).read_all()
 
 
-def train_file(folder):
-    return sorted((folder / "shards").glob("train-*"))[1]
+def train_files(folder):
+    return sorted(Path(folder, "shards").glob("train-*"))
 
 
 def change_manifest(folder, change):
@@ -36,7 +36,7 @@ def change_manifest(folder, change):
     file.write_text(json.dumps(manifest))
 
 
-def describe_anew(folder, file):
+def update_manifest(folder, file):
     """Update the manifest for a changed file, so that only its content can be invalid."""
     entry = {"bytes": file.stat().st_size, "sha256": storage.sha256(str(file))}
     change_manifest(folder, lambda content: content["outputs"][f"shards/{file.name}"].update(entry))
@@ -46,106 +46,83 @@ def read_all(shards):
     return shards.lengths(np.arange(len(shards)))
 
 
-def flip_byte(file, place):
-    data = bytearray(file.read_bytes())
-    data[place] ^= 0xFF
-    file.write_bytes(bytes(data))
-
-
-def test_a_shard_round_trips_every_value(table, tmp_path):
-    entry = write_shard(table, str(tmp_path / "one.arrow"))
-    read = pa.ipc.open_file(str(tmp_path / "one.arrow")).read_all()
-    assert read.schema.equals(EXAMPLES, check_metadata=True)
-    assert read.to_pylist() == table.to_pylist()
+@pytest.mark.parametrize("rows", [slice(None), slice(7, 12)], ids=["table", "slice"])
+def test_a_shard_contains_every_value_of_a_table(table, tmp_path, rows):
+    part = table.slice(rows.start or 0, len(range(len(table))[rows]))
+    entry = write_shard(part, str(tmp_path / "one.arrow"))
+    stored = pa.ipc.open_file(str(tmp_path / "one.arrow")).read_all()
+    assert stored.schema.equals(EXAMPLES, check_metadata=True)
+    assert stored.to_pylist() == part.to_pylist()
     shard = Shard.open(str(tmp_path / "one.arrow"), "one")
     for name in ("input_ids", "mask_positions", "mask_labels"):
-        column = getattr(shard, name)
-        assert [column.row(row).tolist() for row in range(len(table))] == table.column(name).to_pylist()
-        assert column.lengths(np.arange(len(table))).tolist() == [len(row) for row in table.column(name).to_pylist()]
-    for name in ("segment_b_start", "example_id"):
-        assert getattr(shard, name).tolist() == table.column(name).to_pylist()
-    assert entry["rows"] == len(table)
-    assert entry["tokens"] == sum(len(row) for row in table.column("input_ids").to_pylist())
-    assert entry["bytes"] == (tmp_path / "one.arrow").stat().st_size
-    assert entry["sha256"] == storage.sha256(str(tmp_path / "one.arrow"))
+        column, values = getattr(shard, name), part.column(name).to_pylist()
+        assert [column.row(row).tolist() for row in range(len(part))] == values
+        assert column.lengths(np.arange(len(part))).tolist() == [len(row) for row in values]
+    for name in ("segment_b_start", "example_id", "document_b", "trimmed"):
+        assert getattr(shard, name).tolist() == part.column(name).to_pylist()
+    file = tmp_path / "one.arrow"
+    tokens = sum(len(row) for row in part.column("input_ids").to_pylist())
+    size = {"bytes": file.stat().st_size, "sha256": storage.sha256(str(file))}
+    assert entry == {"rows": len(part), "tokens": tokens, **size}
+    assert len(part) == len(table) or size["bytes"] < write_shard(table, str(tmp_path / "all.arrow"))["bytes"] / 2
 
 
-def test_a_slice_of_a_table_is_written_without_the_rows_around_it(table, tmp_path):
-    entry = write_shard(table.slice(7, 5), str(tmp_path / "part.arrow"))
-    whole = write_shard(table, str(tmp_path / "whole.arrow"))
-    assert pa.ipc.open_file(str(tmp_path / "part.arrow")).read_all().to_pylist() == table.slice(7, 5).to_pylist()
-    shard = Shard.open(str(tmp_path / "part.arrow"), "part")
-    expected = table.slice(7, 5).column("input_ids").to_pylist()
-    assert [shard.input_ids.row(row).tolist() for row in range(5)] == expected
-    assert entry["bytes"] < whole["bytes"] / 2
-
-
-def test_the_tokens_of_a_slice_are_counted_without_the_rows_around_it(table, tmp_path):
-    part = table.slice(7, 5)
-    entry = write_shard(part, str(tmp_path / "part.arrow"))
-    assert entry["tokens"] == sum(len(row) for row in part.column("input_ids").to_pylist())
-
-
-def test_rows_are_numbered_through_all_shards(shards_dir):
+def test_rows_are_numbered_over_all_shards(shards_dir):
     shards = ShardSet(shards_dir, "train")
-    files = sorted((Path(shards_dir) / "shards").glob("train-*"))
-    expected = [row for file in files for row in pa.ipc.open_file(str(file)).read_all().to_pylist()]
-    assert len(files) > 1
+    tables = [pa.ipc.open_file(str(file)).read_all() for file in train_files(shards_dir)]
+    expected = [row for table in tables for row in table.to_pylist()]
+    assert shards.shard_rows == tuple(map(len, tables))
+    assert len(tables) > 1
     assert len(shards) == len(expected)
     order = np.random.default_rng(0).permutation(len(shards))
-    for row, (shard, inside) in zip(order, shards.locate(order), strict=True):
-        assert shard.input_ids.row(inside).tolist() == expected[row]["input_ids"]
-        assert shard.segment_b_start[inside] == expected[row]["segment_b_start"]
-        assert shard.mask_labels.row(inside).tolist() == expected[row]["mask_labels"]
-        assert shard.example_id[inside] == expected[row]["example_id"]
-    assert shards.lengths(order).tolist() == [len(expected[row]["input_ids"]) for row in order]
-    counts = shards.mask_counts(order, np.zeros_like(order))
-    assert counts.tolist() == [len(expected[row]["mask_labels"]) for row in order]
+    rows = [expected[row] for row in order]
+    for row, (shard, local_row) in zip(rows, shards.locate(order), strict=True):
+        assert shard.input_ids.row(local_row).tolist() == row["input_ids"]
+        assert shard.segment_b_start[local_row] == row["segment_b_start"]
+        assert shard.mask_labels.row(local_row).tolist() == row["mask_labels"]
+    assert shards.example_ids(order).tolist() == [row["example_id"] for row in rows]
+    assert shards.lengths(order).tolist() == [len(row["input_ids"]) for row in rows]
+    assert shards.mask_counts(order, np.zeros_like(order)).tolist() == [len(row["mask_labels"]) for row in rows]
     assert shards.tokens == shards.lengths(order).sum()
-    assert shards.shard_rows == tuple(len(pa.ipc.open_file(str(file)).read_all()) for file in files)
 
 
-def test_an_unchanged_copy_is_accepted(shards_dir, copied):
-    known = ShardSet(shards_dir, "train").tokenizer_hash
-    assert len(ShardSet(str(copied), "train", tokenizer_hash=known, verify=True)) > 0
+def test_an_unchanged_copy_is_accepted(shards_dir, copy):
+    tokenizer_hash = ShardSet(shards_dir, "train").tokenizer_hash
+    assert len(ShardSet(str(copy), "train", tokenizer_hash=tokenizer_hash, verify=True)) > 0
 
 
-def test_a_changed_byte_is_detected(copied):
-    flip_byte(train_file(copied), 2000)
-    ShardSet(str(copied), "train")
-    with pytest.raises(InputError, match=r"train-[0-9a-f]+\.arrow: .*sha256"):
-        ShardSet(str(copied), "train", verify=True)
+def test_a_changed_byte_is_detected_when_the_content_is_verified(copy):
+    file = train_files(copy)[1]
+    data = bytearray(file.read_bytes())
+    data[2000] ^= 0xFF
+    file.write_bytes(bytes(data))
+    ShardSet(str(copy), "train")
+    with pytest.raises(InputError, match=rf"{file.name}: .*sha256"):
+        ShardSet(str(copy), "train", verify=True)
 
 
 @pytest.mark.parametrize("size", [0, 100, -1])
-def test_a_shard_of_another_size_is_rejected_by_name(copied, size):
-    file = train_file(copied)
+def test_a_shard_of_another_size_is_refused_by_name(copy, size):
+    file = train_files(copy)[1]
     file.write_bytes(file.read_bytes()[:size])
-    with pytest.raises(InputError, match=r"train-[0-9a-f]+\.arrow: \d+ bytes, but the manifest records"):
-        ShardSet(str(copied), "train")
+    with pytest.raises(InputError, match=rf"{file.name}: \d+ bytes, but the manifest records"):
+        ShardSet(str(copy), "train")
 
 
-def test_a_missing_shard_is_refused_by_name(copied):
-    train_file(copied).unlink()
-    with pytest.raises(InputError, match=r"train-[0-9a-f]+\.arrow"):
-        ShardSet(str(copied), "train")
+def test_a_missing_shard_is_refused_by_name(copy):
+    file = train_files(copy)[1]
+    file.unlink()
+    with pytest.raises(InputError, match=file.name):
+        ShardSet(str(copy), "train")
 
 
-@pytest.mark.parametrize("content", [b"", b"ARROW1\0\0", b"\0" * 4096])
-def test_a_file_that_is_not_arrow_is_rejected_by_name(copied, content):
-    train_file(copied).write_bytes(content)
-    describe_anew(copied, train_file(copied))
-    with pytest.raises(InputError, match=r"train-[0-9a-f]+\.arrow: not a complete Arrow file"):
-        read_all(ShardSet(str(copied), "train", verify=True))
-
-
-def test_a_truncated_file_is_rejected_by_name(copied):
-    file = train_file(copied)
-    data = file.read_bytes()
-    file.write_bytes(data[: len(data) // 2])
-    describe_anew(copied, file)
-    with pytest.raises(InputError, match=r"train-[0-9a-f]+\.arrow: not a complete Arrow file"):
-        read_all(ShardSet(str(copied), "train", verify=True))
+@pytest.mark.parametrize("content", [b"", b"ARROW1\0\0", b"\0" * 4096, "half"], ids=str)
+def test_a_file_that_is_not_complete_arrow_is_refused_by_name(copy, content):
+    file = train_files(copy)[1]
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2] if content == "half" else content)
+    update_manifest(copy, file)
+    with pytest.raises(InputError, match=rf"{file.name}: not a complete Arrow file"):
+        read_all(ShardSet(str(copy), "train", verify=True))
 
 
 @pytest.mark.parametrize(
@@ -155,84 +132,53 @@ def test_a_truncated_file_is_rejected_by_name(copied):
         (EXAMPLES.remove_metadata(), "schema 'none'"),
         (EXAMPLES.remove(EXAMPLES.get_field_index("trimmed")), "columns differ"),
     ],
+    ids=["another version", "no version", "a missing column"],
 )
-def test_a_shard_of_another_schema_is_refused_by_name(copied, table, schema, reason):
-    file = train_file(copied)
+def test_a_shard_of_another_schema_is_refused_by_name(copy, table, schema, reason):
+    file = train_files(copy)[1]
     with pa.ipc.new_file(str(file), schema) as writer:
         writer.write_table(table.select(schema.names).cast(schema).combine_chunks())
-    describe_anew(copied, file)
-    with pytest.raises(InputError, match=rf"train-[0-9a-f]+\.arrow: .*{reason}"):
-        read_all(ShardSet(str(copied), "train"))
+    update_manifest(copy, file)
+    with pytest.raises(InputError, match=rf"{file.name}: .*{reason}"):
+        read_all(ShardSet(str(copy), "train"))
 
 
-def test_shards_of_another_tokenizer_are_refused_by_folder(copied):
+def drop_heldout(content):
+    content["outputs"] = {name: entry for name, entry in content["outputs"].items() if entry.get("split") == "train"}
+
+
+def test_runs_that_cannot_be_used_are_refused_by_folder(copy):
     with pytest.raises(InputError, match=r"copy: encoded with tokenizer .*the model has 000000000000"):
-        ShardSet(str(copied), "train", tokenizer_hash="0" * 64)
-
-
-def test_a_split_without_rows_is_refused_by_folder(copied):
-    def without_heldout(content):
-        content["outputs"] = {name: e for name, e in content["outputs"].items() if e.get("split") == "train"}
-
-    change_manifest(copied, without_heldout)
+        ShardSet(str(copy), "train", tokenizer_hash="0" * 64)
+    change_manifest(copy, drop_heldout)
     with pytest.raises(InputError, match=r"copy: no rows in split 'heldout'"):
-        ShardSet(str(copied), "heldout")
-
-
-def test_a_run_of_another_job_is_refused_by_folder(copied):
-    change_manifest(copied, lambda content: content.update(job="build_corpus"))
+        ShardSet(str(copy), "heldout")
+    change_manifest(copy, lambda content: content.update(job="build_corpus"))
     with pytest.raises(InputError, match=r"copy: written by build_corpus, not by encode_corpus"):
-        ShardSet(str(copied), "train")
-
-
-def test_an_incomplete_run_is_refused_by_folder(copied):
-    (copied / "manifest.json").unlink()
+        ShardSet(str(copy), "train")
+    (copy / "manifest.json").unlink()
     with pytest.raises(InputError, match=r"copy: no manifest\.json"):
-        ShardSet(str(copied), "train")
+        ShardSet(str(copy), "train")
 
 
-def test_no_more_shards_than_allowed_are_open_at_once(tmp_path, tokenizer_dir, monkeypatch):
-    monkeypatch.setattr(shards_module, "_MAX_OPEN_SHARDS", 2)
-    shards = ShardSet(write_shards(tmp_path / "run", tokenizer_dir, rows_per_shard=10), "train")
-    assert len(shards.shard_rows) > 4
-    expected = read_all(ShardSet(shards.folder, "train"))
-    order = np.random.default_rng(0).permutation(len(shards))
-    for row in order:
-        assert shards.lengths(np.array([row])) == expected[row]
-    assert len(shards._open) == 2
-
-
-def test_a_shard_is_mapped_on_first_use(shards_dir):
-    shards = ShardSet(shards_dir, "train")
-    assert len(shards._open) == 0
-    shards.locate(np.array([len(shards) - 1]))
-    assert list(shards._open) == [len(shards.shard_rows) - 1]
-
-
-def test_the_token_counts_of_other_content_are_refused_by_name(copied):
-    (copied / "token_counts.json").write_text((copied / "token_counts.json").read_text().replace("1", "2", 1))
+def test_changed_token_counts_are_refused_by_name(copy):
+    file = copy / "token_counts.json"
+    file.write_text(file.read_text().replace("1", "2", 1))
     with pytest.raises(InputError, match=r"token_counts\.json: "):
-        ShardSet(str(copied), "train").token_counts()
+        ShardSet(str(copy), "train").token_counts()
 
 
-@pytest.fixture(scope="module")
-def dynamic(tmp_path_factory, tokenizer_dir):
-    folder = tmp_path_factory.mktemp("dynamic") / "run"
-    masking = {"dynamic": True, "rare_token_exponent": 0.7}
-    return write_shards(folder, tokenizer_dir, masking=masking)
+def test_shards_are_mapped_on_first_use_and_the_least_recently_used_is_closed(tmp_path, tokenizer_dir, monkeypatch):
+    monkeypatch.setattr(shards_module, "_MAX_OPEN_SHARDS", 2)
+    shards = ShardSet(write_shards(tmp_path / "run", tokenizer_dir, rows_per_shard=20), "train")
+    opened, open_shard = [], Shard.open
 
+    def record(path, name):
+        opened.append(Path(path).name)
+        return open_shard(path, name)
 
-def test_dynamic_masks_of_the_first_epoch_are_the_static_ones(dynamic, tmp_path, tokenizer_dir):
-    static = ShardSet(write_shards(tmp_path / "run", tokenizer_dir, masking={"rare_token_exponent": 0.7}), "train")
-    drawn = ShardSet(dynamic, "train")
-    rows = planned(np.arange(len(static)))
-    masked = drawn.masker.mask(epochs=rows.epochs, **drawn.masker_inputs(drawn.locate(rows.rows)))
-    assert static.masker is None
-    assert masked.input_ids.tolist() == static.masker_inputs(static.locate(rows.rows))["ids"].tolist()
-    assert drawn.mask_counts(rows.rows, rows.epochs).tolist() == static.mask_counts(rows.rows, rows.epochs).tolist()
-
-
-def test_held_out_masks_are_static(dynamic):
-    shards = ShardSet(dynamic, "heldout")
-    assert shards.masker is None
-    assert shards.mask_counts(np.arange(len(shards)), np.zeros(len(shards), np.int64)).sum() > 20
+    monkeypatch.setattr(Shard, "open", record)
+    first_rows = np.cumsum([0, *shards.shard_rows])
+    for shard in (0, 1, 0, 2, 0, 1):
+        shards.lengths(first_rows[shard : shard + 1])
+    assert opened == [Path(shards.names[shard]).name for shard in (0, 1, 2, 1)]

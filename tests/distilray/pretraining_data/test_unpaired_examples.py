@@ -21,21 +21,19 @@ def token_documents(rows):
     return TokenizedDocuments(np.concatenate(ids), documents)
 
 
-def one_sentence(row):
-    return TokenizedDocuments(np.arange(9, dtype=np.uint16), [TokenizedDocument(row, 0, [9])])
-
-
 def buckets_of(unpaired, buckets=1):
     """Return the bytes and the reported number of rows of each bucket."""
-    written = []
-    rows, sizes = unpaired.write(lambda data: written.append(bytes(data)), buckets=buckets)
-    whole = b"".join(written)
-    return [whole[start:stop] for start, stop in pairwise(np.cumsum([0, *sizes]))], rows
+    messages = []
+    rows, sizes = unpaired.write(lambda data: messages.append(bytes(data)), buckets=buckets)
+    data = b"".join(messages)
+    return [data[start:stop] for start, stop in pairwise(np.cumsum([0, *sizes]))], rows
 
 
-def planned(rows=range(DOCUMENTS), **changes):
+def planned(*batches, **changes):
+    """Plan the examples of some batches of documents, by default of all in one batch."""
     unpaired = UnpairedExamples(encode_config(**changes))
-    unpaired.add(token_documents(rows))
+    for rows in batches or [range(DOCUMENTS)]:
+        unpaired.add(token_documents(rows))
     return unpaired
 
 
@@ -43,7 +41,7 @@ def table_of(unpaired):
     return read_unpaired(buckets_of(unpaired)[0])
 
 
-@pytest.mark.parametrize("changes", [{}, {"dupe_factor": 3}, {"mode": "paper"}, {"short_seq_prob": 0.9}])
+@pytest.mark.parametrize("changes", [{}, {"dupe_factor": 3}, {"mode": "paper"}, {"short_seq_prob": 0.9}], ids=str)
 def test_text_is_that_of_its_document_in_order(changes):
     rows = table_of(planned(**changes)).to_pylist()
     assert len(rows) > DOCUMENTS
@@ -55,39 +53,31 @@ def test_text_is_that_of_its_document_in_order(changes):
         assert (row["a_tokens"] == len(text)) == (changes.get("mode") == "paper")
 
 
-@pytest.mark.parametrize("buckets", [1, 2, 16])
-def test_concatenated_buckets_are_sorted_by_key(buckets):
+@pytest.mark.parametrize("buckets", [1, 2, 16, 64])
+def test_buckets_contain_the_examples_sorted_by_key(buckets):
     data, rows = buckets_of(planned(), buckets)
+    assert [len(part) > 0 for part in data] == [count > 0 for count in rows]
     tables = [read_unpaired([part]) for part in data]
     assert [len(table) for table in tables] == rows
     for bucket, table in enumerate(tables):
         assert set(bucket_of(table["shuffle_key"].to_numpy(), buckets)) <= {bucket}
     whole = table_of(planned())
     assert pa.concat_tables(tables).to_pylist() == whole.to_pylist()
-    assert (np.diff(whole["shuffle_key"].to_numpy().astype(object)) > 0).all()
+    assert all(before < after for before, after in pairwise(whole["shuffle_key"].to_pylist()))
+    documents = whole["example_id"].to_numpy() >> 32
+    assert abs(np.corrcoef(documents, np.arange(len(documents)))[0, 1]) < 4 / np.sqrt(len(documents))
 
 
-def test_an_empty_bucket_has_no_bytes():
-    data, rows = buckets_of(planned(range(2)), 64)
-    assert 0 in rows
-    assert [len(part) > 0 for part in data] == [count > 0 for count in rows]
-
-
-def test_no_document_writes_nothing():
+def test_without_documents_all_buckets_are_empty():
     assert buckets_of(UnpairedExamples(encode_config()), 4) == ([b"", b"", b"", b""], [0, 0, 0, 0])
 
 
 @pytest.mark.parametrize("size", [1, 7])
-def test_the_assignment_of_documents_to_chunks_does_not_matter(size):
-    parts = [buckets_of(planned(range(at, min(at + size, DOCUMENTS))))[0][0] for at in range(0, DOCUMENTS, size)]
-    assert read_unpaired(parts).to_pylist() == table_of(planned()).to_pylist()
-
-
-def test_the_batches_in_which_a_chunk_is_read_do_not_matter():
-    unpaired = UnpairedExamples(encode_config())
-    for row in range(DOCUMENTS):
-        unpaired.add(token_documents([row]))
-    assert table_of(unpaired).to_pylist() == table_of(planned()).to_pylist()
+def test_neither_chunks_nor_batches_of_documents_change_the_examples(size):
+    batches = [range(start, min(start + size, DOCUMENTS)) for start in range(0, DOCUMENTS, size)]
+    expected = table_of(planned()).to_pylist()
+    assert read_unpaired([buckets_of(planned(batch))[0][0] for batch in batches]).to_pylist() == expected
+    assert table_of(planned(*batches)).to_pylist() == expected
 
 
 def test_example_ids_are_unique_and_encode_document_copy_and_number():
@@ -100,7 +90,7 @@ def test_example_ids_are_unique_and_encode_document_copy_and_number():
         assert numbers.tolist() == list(range(len(numbers)))
 
 
-def test_copies_of_a_document_have_other_segments():
+def test_copies_of_a_document_have_different_segments():
     rows = table_of(planned(range(8, 200, 9), dupe_factor=2)).to_pylist()  # documents of ten sentences
     first, second = (
         {(row["text"][0], row["a_tokens"], len(row["text"])) for row in rows if row["example_id"] >> 24 & 0xFF == copy}
@@ -109,25 +99,31 @@ def test_copies_of_a_document_have_other_segments():
     assert len(first & second) < len(first) / 2
 
 
-def test_the_order_is_not_that_of_the_documents():
-    documents = table_of(planned())["example_id"].to_numpy() >> 32
-    assert abs(np.corrcoef(documents, np.arange(len(documents)))[0, 1]) < 4 / np.sqrt(len(documents))
-
-
 def test_another_seed_gives_another_order_and_other_segments():
     first, second = table_of(planned(seed=1)), table_of(planned(seed=2))
     assert first["shuffle_key"].to_pylist() != second["shuffle_key"].to_pylist()
     assert {tuple(text) for text in first["text"].to_pylist()} != {tuple(text) for text in second["text"].to_pylist()}
 
 
-def test_documents_of_one_sentence_are_counted_in_every_copy():
+@pytest.mark.parametrize("mode", ["card", "paper"])
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+def test_short_examples_have_the_configured_frequency(mode, probability):
+    rooms = table_of(planned(mode=mode, short_seq_prob=probability))["room"].to_numpy()
+    full = 32 - (3 if mode == "card" else 2)  # without special tokens
+    assert (rooms == full).all() if probability == 0 else (rooms == full).mean() < 0.2
+
+
+def test_documents_with_one_sentence_are_counted_in_every_copy():
     unpaired = UnpairedExamples(encode_config(dupe_factor=3, random_next_probability=0.0))
-    unpaired.add(one_sentence(7))
+    unpaired.add(TokenizedDocuments(np.arange(9, dtype=np.uint16), [TokenizedDocument(7, 0, [9])]))
     assert unpaired.counts["single_segment_copies"] == 3
     assert table_of(unpaired)["is_random_next"].to_pylist() == [True] * 3
 
 
-def test_too_short_examples_are_dropped():
-    kept = table_of(planned(min_example_tokens=20)).to_pylist()
-    assert kept
-    assert min(min(len(row["text"]), row["room"]) + 3 for row in kept) >= 20
+def test_examples_that_are_too_short_are_dropped():
+    lengths, kept = (
+        [min(len(row["text"]), row["room"]) + 3 for row in table_of(planned(min_example_tokens=least)).to_pylist()]
+        for least in (3, 20)
+    )
+    assert sorted(kept) == sorted(length for length in lengths if length >= 20)
+    assert 20 in kept

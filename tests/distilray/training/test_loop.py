@@ -13,8 +13,8 @@ ROWS = torch.tensor([[1.0, 2.0], [3.0, -1.0], [0.5, 0.25], [-2.0, 1.0]])
 
 
 @dataclass
-class Part:
-    """A micro-batch: rows of a step of four."""
+class MicroBatch:
+    """Some rows of a step of four."""
 
     rows: torch.Tensor
     is_last: bool
@@ -47,100 +47,83 @@ class Recorder(Hook):
         return Stop("enough", "a message") if step.done == self._stop_after else None
 
 
-def layer():
-    module = nn.Linear(2, 1, bias=False)
-    nn.init.constant_(module.weight, 0.5)
-    return module
-
-
 def batches_of(sizes, steps, rows=ROWS):
     for _ in range(steps):
         parts = rows.split(sizes)
-        yield from (Part(part, number == len(parts) - 1) for number, part in enumerate(parts))
+        yield from (MicroBatch(part, number == len(parts) - 1) for number, part in enumerate(parts))
 
 
-def run(module, batches, *hooks, start=0, total=3, workers=None, rate=0.1, on_nonfinite="skip"):
-    optimizer = torch.optim.SGD([{"params": list(module.parameters()), "peak_lr": rate}], lr=rate)
+def run(batches, *hooks, start=0, total=3, workers=None, on_nonfinite="skip"):
+    """Train a linear layer; return its weight and the result."""
+    module = nn.Linear(2, 1, bias=False)
+    nn.init.constant_(module.weight, 0.5)
+    optimizer = torch.optim.SGD([{"params": list(module.parameters()), "peak_lr": 0.1}], lr=0.1)
     updater = Updater(module, optimizer, lambda step: 1.0, max_grad_norm=1e9, on_nonfinite=on_nonfinite)
     workers = workers or Workers.single()
     objective = SquaredOutput(workers.wrap(module, torch.device("cpu")))
-    return train(objective, batches, updater, workers, hooks, start=start, total=total)
+    stop = train(objective, batches, updater, workers, hooks, start=start, total=total)
+    return module.weight.detach(), stop
 
 
-def test_a_step_descends_along_the_gradient_of_its_loss():
-    module = layer()
-    weight = module.weight.detach().clone()
-    run(module, batches_of([4], 1), total=1)
-    gradient = 2 * (ROWS @ weight.T * ROWS).mean(dim=0)
-    torch.testing.assert_close(module.weight.detach(), weight - 0.1 * gradient)
+def descend(steps):
+    """Plain gradient descent on the mean of the squared outputs."""
+    weight = torch.full((1, 2), 0.5)
+    for _ in range(steps):
+        weight = weight - 0.1 * 2 * (ROWS @ weight.T * ROWS).mean(dim=0)
+    return weight
 
 
-@pytest.mark.parametrize("sizes", [[1, 3], [2, 2], [1, 1, 1, 1]])
-def test_micro_batches_add_up_to_the_step(sizes):
-    whole, parts = layer(), layer()
-    run(whole, batches_of([4], 3))
-    run(parts, batches_of(sizes, 3))
-    torch.testing.assert_close(parts.weight, whole.weight)
+@pytest.mark.parametrize("sizes", [[4], [1, 3], [2, 2], [1, 1, 1, 1]], ids=str)
+def test_micro_batches_add_up_to_the_gradient_of_the_step(sizes):
+    torch.testing.assert_close(run(batches_of(sizes, 3))[0], descend(3))
 
 
 @pytest.mark.parametrize("size", [2, 4])
-def test_workers_add_up_to_the_step(size):
-    whole = layer()
-    run(whole, batches_of([4], 3))
-
+def test_workers_add_up_to_the_gradient_of_the_step(size):
     def work(workers):
-        module = layer()
-        run(module, batches_of([4 // size], 3, ROWS[workers.rank :: size]), workers=workers)
-        return module.weight.detach()
+        return run(batches_of([4 // size], 3, ROWS[workers.rank :: size]), workers=workers)[0]
 
     for weight in run_together(size, work):
-        torch.testing.assert_close(weight, whole.weight.detach())
+        torch.testing.assert_close(weight, descend(3))
 
 
-def test_terms_add_up_over_the_micro_batches():
+def test_hooks_are_called_for_all_phases_in_order_with_the_sums_of_the_step():
     recorder = Recorder()
-    run(layer(), batches_of([1, 3], 1), recorder, total=1)
+    run(batches_of([1, 3], 1), recorder, start=4, total=5)
+    micro_steps = [(4, number, phase) for number in (0, 1) for phase in ("data", "forward", "backward")]
+    assert recorder.phases == [*micro_steps, (4, 2, "update"), (4, 2, "recorder")]
     (step,) = recorder.steps
     assert step.terms["rows"] == 4.0
     assert step.terms["loss"] == pytest.approx(sum(float(loss) for loss in step.losses))
-
-
-def test_hooks_are_called_for_all_phases_in_order():
-    recorder = Recorder()
-    run(layer(), batches_of([2, 2], 1), recorder, start=4, total=5)
-    micro_steps = [(4, number, phase) for number in (0, 1) for phase in ("data", "forward", "backward")]
-    assert recorder.phases == [*micro_steps, (4, 2, "update"), (4, 2, "recorder")]
+    assert [len(batch.rows) for batch in step.batches] == [1, 3]
 
 
 def test_a_resumed_run_trains_the_remaining_steps():
     recorder = Recorder()
-    assert run(layer(), batches_of([4], 2), recorder, start=3, total=5) is None
+    assert run(batches_of([4], 2), recorder, start=3, total=5)[1] is None
     assert [(step.done, step.is_last) for step in recorder.steps] == [(4, False), (5, True)]
 
 
-def test_a_stop_ends_training_before_the_hooks_after_it():
+def test_a_stop_ends_training_before_later_hooks():
     first, second = Recorder(stop_after=2), Recorder()
-    assert run(layer(), batches_of([4], 3), first, second) == Stop("enough", "a message")
+    assert run(batches_of([4], 3), first, second)[1] == Stop("enough", "a message")
     assert [len(first.steps), len(second.steps)] == [2, 1]
 
 
-def test_a_hook_can_request_a_checkpoint_from_the_hooks_after_it():
+def test_a_hook_can_request_a_checkpoint_from_later_hooks():
     class Requester(Hook):
         def after_step(self, step):
             step.checkpoint_now = step.done == 2
 
     recorder = Recorder()
-    run(layer(), batches_of([4], 3), Requester(), recorder)
+    run(batches_of([4], 3), Requester(), recorder)
     assert [step.checkpoint_now for step in recorder.steps] == [False, True, False]
 
 
-def test_a_step_without_a_finite_gradient_is_skipped():
-    module, recorder = layer(), Recorder()
-    run(module, batches_of([4], 1, ROWS * float("inf")), recorder, total=1)
+def test_a_step_without_a_finite_gradient_is_skipped_or_fails():
+    recorder = Recorder()
+    weight, _ = run(batches_of([4], 1, ROWS * float("inf")), recorder, total=1)
     assert recorder.steps[0].update.is_skipped
-    assert module.weight.tolist() == [[0.5, 0.5]]
-
-
-def test_a_step_without_a_finite_gradient_can_fail():
+    assert weight.tolist() == [[0.5, 0.5]]
     with pytest.raises(RuntimeError, match=r"step 1: gradient norm is nan at learning rate 0.1"):
-        run(layer(), batches_of([4], 1, ROWS * float("inf")), total=1, on_nonfinite="fail")
+        run(batches_of([4], 1, ROWS * float("inf")), total=1, on_nonfinite="fail")

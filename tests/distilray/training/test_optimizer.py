@@ -17,50 +17,44 @@ def model(request, teacher_dir):
     return teacher if request.param == "bert" else create_student(teacher)[0]
 
 
-def names_of(model, optimizer, wanted):
+def groups_of(model, optimizer, key):
+    """Return the names of the parameters by a setting of their group; each parameter is in one group."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return {names[id(p)] for group in optimizer.param_groups if wanted(group) for p in group["params"]}
+    groups = {}
+    for group in optimizer.param_groups:
+        groups.setdefault(group[key], []).extend(names.pop(id(parameter)) for parameter in group["params"])
+    assert not names
+    return {value: sorted(group) for value, group in groups.items()}
 
 
-def test_biases_and_layer_norms_and_nothing_else_do_not_decay(model):
-    norms = {
-        f"{name}.{part}"
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.LayerNorm)
-        for part in ("weight", "bias")
-    }
-    biases = {name for name, _ in model.named_parameters() if name.endswith("bias")}
-    found = names_of(model, create_optimizer(model, CONFIG), lambda group: group["weight_decay"] == 0)
-    assert found == norms | biases
-    assert len(norms) > 6
+def test_weights_except_biases_and_layer_norms_decay_at_the_configured_rate(model):
+    names = [name for name, _ in model.named_parameters()]
+    norms = [name for name, module in model.named_modules() if isinstance(module, torch.nn.LayerNorm)]
+    constant = sorted({name for name in names if name.endswith("bias")} | {f"{norm}.weight" for norm in norms})
+    assert len(norms) > 3
+    groups = groups_of(model, create_optimizer(model, CONFIG), "weight_decay")
+    assert groups == {0.0: constant, 0.1: sorted({*names} - {*constant})}
 
 
-def test_what_decays_decays_at_the_configured_rate(model):
-    optimizer = create_optimizer(model, CONFIG)
-    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.1}
+def test_only_the_head_has_its_own_learning_rate(model):
+    groups = groups_of(model, create_optimizer(model, CONFIG), "peak_lr")
+    names = [name for name, _ in model.named_parameters()]
+    head = sorted(name for name in names if name.startswith(("cls.predictions.", "vocab_")))
+    assert len(head) == 5
+    assert groups == {5e-3: head, 1e-3: sorted({*names} - {*head})}
+    one_rate = create_optimizer(model, CONFIG.model_copy(update={"head_learning_rate": None}))
+    assert groups_of(model, one_rate, "peak_lr") == {1e-3: sorted(names)}
 
 
-def test_each_parameter_is_in_one_group(model):
-    found = [id(p) for group in create_optimizer(model, CONFIG).param_groups for p in group["params"]]
-    assert sorted(found) == sorted(id(parameter) for parameter in model.parameters())
+def test_betas_and_eps_are_configured(model):
+    optimizer = create_optimizer(model, OptimizerConfig(betas=(0.5, 0.6), eps=0.25))
+    assert {(group["betas"], group["eps"]) for group in optimizer.param_groups} == {((0.5, 0.6), 0.25)}
 
 
-def test_the_head_and_nothing_else_has_its_own_learning_rate(model):
-    found = names_of(model, create_optimizer(model, CONFIG), lambda group: group["peak_lr"] == 5e-3)
-    heads = ("cls.predictions.", "vocab_")
-    assert found == {name for name, _ in model.named_parameters() if name.startswith(heads)}
-    assert len(found) == 5
-
-
-def test_without_a_head_rate_all_parameters_have_the_same(model):
-    optimizer = create_optimizer(model, CONFIG.model_copy(update={"head_learning_rate": None}))
-    assert {group["peak_lr"] for group in optimizer.param_groups} == {1e-3}
-
-
-def test_the_rate_is_set_in_proportion_for_every_group(model):
+def test_the_rate_of_every_group_is_set_in_proportion(model):
     optimizer = create_optimizer(model, CONFIG)
     assert set_learning_rate(optimizer, 0.25) == pytest.approx(0.25 * 5e-3)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.25 * g["peak_lr"] for g in optimizer.param_groups]
+    assert all(group["lr"] == 0.25 * group["peak_lr"] for group in optimizer.param_groups)
 
 
 @pytest.mark.parametrize("total", [1, 2, 10, 1000])
@@ -75,9 +69,8 @@ def test_the_schedule_rises_to_one_and_falls_to_zero(total, warmup):
     assert factors[top:] == sorted(factors[top:], reverse=True)
 
 
-def test_the_schedule_has_no_jump():
+def test_the_schedule_is_linear_in_both_parts():
     factors = [linear_schedule(step, total_steps=1000, warmup_fraction=0.1) for step in range(1001)]
     changes = [abs(after - before) for before, after in itertools.pairwise(factors)]
     assert max(changes) == pytest.approx(1 / 100)
-    assert factors[49] == pytest.approx(0.5)
-    assert factors[550] == pytest.approx(0.5)
+    assert [factors[49], factors[550]] == pytest.approx([0.5, 0.5])

@@ -1,59 +1,51 @@
-import contextlib
 from types import SimpleNamespace
 
 import pytest
 
+from distilray.training.loop import Step
+from distilray.training.optimizer import Update
 from distilray.training.preemption import FAILURE_DETECTION_S, PreemptionWatcher
 
 FIRST, SECOND = (SimpleNamespace(deadline_ms=1, preempted_ranks=ranks) for ranks in ([1], [1, 3]))
 
 
 @pytest.fixture
-def slept():
+def delays():
     return []
 
 
 @pytest.fixture
-def machines(slept):
-    """Watcher that polls every second step and receives the notices of a list."""
-    return lambda *answers: PreemptionWatcher(
-        every_steps=2, notice=print, get_info=iter(answers).__next__, sleep=slept.append
-    )
+def create_watcher(delays):
+    """Watcher that polls every second step and receives the given answers."""
+
+    def watcher(*answers, notice=print):
+        return PreemptionWatcher(every_steps=2, notice=notice, get_info=iter(answers).__next__, sleep=delays.append)
+
+    return watcher
 
 
-def test_a_preempted_machine_is_reported_once(machines):
-    known = machines(None, FIRST, FIRST, FIRST)
-    found = [known.poll(done) for done in range(1, 9)]
-    assert found == [None, None, None, "the machine of rank 1 is being preempted", None, None, None, None]
+def test_each_preemption_is_reported_once(create_watcher):
+    watcher = create_watcher(None, FIRST, FIRST, SECOND, SECOND)
+    notices = {done: notice for done in range(1, 11) if (notice := watcher.poll(done))}
+    assert notices == {
+        4: "the machine of rank 1 is being preempted",
+        8: "the machine of rank 1, 3 is being preempted",
+    }
 
 
-def test_another_preempted_machine_is_reported(machines):
-    known = machines(FIRST, SECOND)
-    assert known.poll(2) == "the machine of rank 1 is being preempted"
-    assert known.poll(4) == "the machine of rank 1, 3 is being preempted"
+@pytest.mark.parametrize(("total", "is_saved"), [(8, True), (2, False)], ids=["during a run", "after the last step"])
+def test_a_notice_requests_a_checkpoint(create_watcher, total, is_saved):
+    notices = []
+    step = Step(2, total, {}, [], [], Update(1.0, 1.0, False))
+    create_watcher(FIRST, notice=notices.append).after_step(step)
+    assert step.checkpoint_now == is_saved
+    assert notices == ["the machine of rank 1 is being preempted: checkpoint of step 2 now"] * is_saved
 
 
-def fails(known):
-    with contextlib.suppress(RuntimeError), known.attribute_errors():
+@pytest.mark.parametrize(("answer", "expected"), [(FIRST, [FAILURE_DETECTION_S]), (None, [])], ids=["notice", "none"])
+def test_an_error_is_delayed_after_a_notice_until_ray_has_noticed_the_loss(create_watcher, delays, answer, expected):
+    watcher = create_watcher(answer)
+    watcher.poll(2)
+    with pytest.raises(RuntimeError, match="connection reset"), watcher.attribute_errors():
         raise RuntimeError("connection reset")
-
-
-def test_an_error_after_a_notice_waits_until_ray_has_noticed_the_loss(machines, slept):
-    known = machines(FIRST)
-    known.poll(2)
-    fails(known)
-    assert slept == [FAILURE_DETECTION_S]
-
-
-def test_an_error_without_a_notice_is_raised_immediately(machines, slept):
-    known = machines(None)
-    known.poll(2)
-    fails(known)
-    assert slept == []
-
-
-def test_a_delayed_error_is_raised(machines):
-    known = machines(FIRST)
-    known.poll(2)
-    with pytest.raises(RuntimeError, match="connection reset"), known.attribute_errors():
-        raise RuntimeError("connection reset")
+    assert delays == expected

@@ -1,0 +1,78 @@
+"""Training with several processes: equal to a single one, with different dropout in each."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.distilray.training import worker_group
+
+both_jobs = pytest.mark.parametrize("job", ["distillation", "fine_tuning"])
+
+
+@pytest.fixture(scope="module")
+def groups(tmp_path_factory, root, teacher_dir, shards_dir):
+    """Run folders: one worker and two workers without dropout, two workers with dropout, three that sum gradients."""
+    folder = tmp_path_factory.mktemp("groups")
+    values = {"teacher_dir": teacher_dir, "shards_dir": shards_dir}
+    runs = [
+        ("train", size, str(folder / name), {**values, "dropout": dropout})
+        for name, size, dropout in (("one", 1, 0.0), ("two", 2, 0.0), ("dropout", 2, 0.3))
+    ]
+    command = [sys.executable, worker_group.__file__, json.dumps([*runs, ("sum_gradients", 3, str(folder / "sums"))])]
+    environment = {**os.environ, "PYTHONPATH": f"{root}/platform:{root}", "GLOO_SOCKET_IFNAME": "lo"}
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+    assert process.returncode == 0, process.stderr[-3000:]
+    return folder
+
+
+def record_of(groups, group, rank=0):
+    return json.loads((groups / group / f"{rank}.json").read_text())
+
+
+def assert_same_weights(groups, job, first, second, **tolerance):
+    """Compare the weights of two workers: (group, rank)."""
+    one, two = (load_file(groups / group / f"{job}-{rank}.weights") for group, rank in (first, second))
+    for name, values in one.items():
+        torch.testing.assert_close(values, two[name], **tolerance, msg=name)
+
+
+@both_jobs
+def test_two_workers_end_with_the_weights_of_one(groups, job):
+    assert_same_weights(groups, job, ("two", 0), ("one", 0), atol=1e-4, rtol=1e-3)
+    for group in ("two", "dropout"):
+        assert_same_weights(groups, job, (group, 0), (group, 1), atol=0, rtol=0)
+
+
+def test_two_workers_have_the_losses_gradients_and_scores_of_one(groups):
+    for file in ("metrics.jsonl", "heldout.jsonl"):
+        two, one = (
+            [json.loads(line) for line in (groups / group / file).read_text().splitlines()] for group in ("two", "one")
+        )
+        assert len(two) == len(one) >= worker_group.STEPS
+        for row, expected in zip(two, one, strict=True):
+            values = {
+                name: expected[name] for name in ("loss", "ce", "mlm", "cos", "grad_norm", "hit@1") if name in row
+            }
+            assert {name: row[name] for name in values} == pytest.approx(values, rel=1e-3)
+    losses = [record_of(groups, *worker)["fine_tuning"]["losses"] for worker in (("one", 0), ("two", 0), ("two", 1))]
+    assert losses[1] == losses[2] == pytest.approx(losses[0], abs=1e-5)
+
+
+@both_jobs
+def test_each_worker_step_and_micro_step_has_its_own_dropout(groups, job):
+    states = [state for rank in (0, 1) for state in record_of(groups, "dropout", rank)[job]["states"]]
+    assert len(set(states)) == len(states) > 3
+
+
+def test_the_text_of_the_first_worker_is_broadcast(groups):
+    assert [record_of(groups, "two", rank)["text"] for rank in (0, 1)] == ["from rank 0"] * 2
+
+
+def test_sums_of_three_gradients_are_rounded_equally_in_every_step(groups):
+    # Sums of two gradients have the same bits in both orders. DDP could rebuild its buckets after the first step.
+    assert len({step for rank in range(3) for step in record_of(groups, "sums", rank)}) == 1

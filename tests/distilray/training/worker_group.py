@@ -1,0 +1,133 @@
+"""Training in one process or in several of a gloo group, without Ray: `python worker_group.py` with its arguments.
+
+Each worker records its random state at every forward pass in training, and its weights at the end. The first one writes
+the files of the run, as with Ray.
+"""
+
+import functools
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import distributed, nn
+
+from distilray.config.distillation import DistillConfig
+from distilray.distillation.inputs import create_student_and_teacher
+from distilray.distillation.preparation import LoopSettings
+from distilray.distillation.setup import train_loop
+from distilray.finetuning.classifier_training import ClassifierTraining, fine_tune
+from distilray.pretraining_data.tokenizer import read_tokenizer
+from distilray.training.process_group import Workers
+from tests.tiny.tasks import classifier, features, settings
+
+STEPS = 2
+VALUES = {
+    "run_dir": "unused",
+    "batch_size": 16,
+    "micro_batch_size": 4,
+    "precision": "fp32",
+    "max_steps": STEPS,
+    "optimizer": {"learning_rate": 5e-3, "warmup_fraction": 0.0},
+    "scaling": {"num_workers": 1, "use_gpu": False, "cpus_per_worker": 1},
+    # Preemption notices are only available to workers of Ray Train.
+    "intervals": {"log_every_steps": 1, "poll_preemption_every_steps": STEPS + 1},
+}
+
+
+def record_states(model: Any, states: list[str]) -> Any:
+    """Record the random state of torch at the start of each training forward pass."""
+
+    def record(*_: object) -> None:
+        if model.training:
+            states.append(hash_of(torch.get_rng_state()))
+
+    model.base_model.register_forward_pre_hook(record)
+    return model
+
+
+def hash_of(tensor: torch.Tensor) -> str:
+    return hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
+
+
+def distill(folder: Path, values: dict[str, Any], states: list[str]) -> tuple[nn.Module, object]:
+    """Distill a student; returns it and nothing else."""
+    students: list[Any] = []
+
+    def create(config: DistillConfig) -> Any:
+        student, teacher = create_student_and_teacher(config)
+        students.append(record_states(student, states))
+        return student, teacher
+
+    config = DistillConfig.model_validate({**VALUES, **values})
+    train_loop(LoopSettings(config, config.losses, create, read_tokenizer(config.teacher_dir), STEPS, str(folder)))
+    return students[0], None
+
+
+def fine_tune_classifier(model_dir: str, dropout: float, states: list[str]) -> tuple[nn.Module, object]:
+    """Fine-tune on CoLA; returns the model and the loss of each evaluation."""
+    model = record_states(classifier("cola", model_dir, dropout=dropout), states)
+    # An epoch has two batches of 7 examples and one of a single example, which two workers cannot share.
+    values = settings(batch_size=7, evaluations_per_epoch=2, epochs=1, dropout=dropout)
+    rows, workers = features("cola", model_dir), Workers.from_process_group()
+    cpu = torch.device("cpu")
+    result = fine_tune(ClassifierTraining(model, rows, values, 1, cpu, torch.float32, workers), folder=None)
+    return model, [evaluation.train_loss for evaluation in result.evaluations]
+
+
+def train(rank: int, size: int, folder: Path, values: dict[str, Any]) -> None:
+    join(rank, size, folder)
+    jobs = {
+        "distillation": functools.partial(distill, folder, values),
+        "fine_tuning": functools.partial(fine_tune_classifier, values["teacher_dir"], values["dropout"]),
+    }
+    record = {"text": Workers.from_process_group().broadcast(f"from rank {rank}")}
+    for name, run in jobs.items():
+        states: list[str] = []
+        model, losses = run(states)
+        save_file({key: value.detach() for key, value in model.named_parameters()}, folder / f"{name}-{rank}.weights")
+        record[name] = {"states": states, "losses": losses}
+    (folder / f"{rank}.json").write_text(json.dumps(record))
+
+
+class Crossed(nn.Module):
+    """Its parameters get their gradients in another order than that in which they were defined."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(size, size) for size in (7, 7, 7, 7))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for index in (2, 0, 3, 1):
+            x = self.layers[index](x).tanh()
+        return x.square().sum()
+
+
+def sum_gradients(rank: int, size: int, folder: Path) -> None:
+    """Run the same step three times, and write hashes of the gradients."""
+    join(rank, size, folder)
+    torch.manual_seed(1)
+    module = Workers.from_process_group().wrap(Crossed(), torch.device("cpu"))
+    x, hashes = torch.randn(5, 7, generator=torch.Generator().manual_seed(rank)), []
+    for _ in range(3):
+        module.zero_grad()
+        module(x).backward()
+        hashes.append(hash_of(torch.cat([parameter.grad.flatten() for parameter in module.parameters()])))
+    (folder / f"{rank}.json").write_text(json.dumps(hashes))
+
+
+def join(rank: int, size: int, folder: Path) -> None:
+    """Join the group. It is never destroyed, which can deadlock while gloo completes the last operation."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size)
+
+
+if __name__ == "__main__":
+    for function, size, folder, *arguments in json.loads(sys.argv[1]):
+        Path(folder).mkdir()
+        torch.multiprocessing.start_processes(
+            globals()[function], (size, Path(folder), *arguments), nprocs=size, start_method="fork"
+        )
