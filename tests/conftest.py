@@ -11,9 +11,14 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).parents[1]
+
+# No test may depend on the speed of the machine, and a failure must be repeatable.
+hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("tests")
 
 # Set before anything imports Ray. The token belongs to this test session, so that no file of the user is read or
 # written. There is no address, so that no test joins a cluster that is running on this machine.

@@ -25,7 +25,7 @@ ELSEWHERE = {
     "make test": "runs this test",
     "make serve": "tests/security/test_local_service.py",
     "source .venv/bin/activate": "the environment of this test",
-    "curl -s -H 'content-type: application/json' -d": "tests/serve/contract/test_azure_forms.py",
+    "curl -s -H 'content-type: application/json' -d": "tests/serve/contract/test_forms.py",
     "ray up": "tests/pipeline/test_ray_up.py",
     "ray dashboard": "tests/pipeline/test_ray_up.py",
     "ray monitor": "an account of AWS",

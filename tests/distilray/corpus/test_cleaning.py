@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from distilray.corpus.quality import count_holes, count_residue, per_thousand
@@ -67,7 +67,6 @@ def test_a_thousand_unclosed_marks_leave_no_markup(piece: str) -> None:
     assert count_residue(clean_wikitext(piece * 1000 + "\n\nThe end.\n")) == 0
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from([*"[]{}|='<>/!*#:;&\n a", "[[", "]]", "{{", "}}", "''", "ref", "nowrap", "&#xD800;"])))
 def test_any_text_is_cleaned_into_text_that_can_be_stored(pieces: list[str]) -> None:
     clean_wikitext("".join(pieces)).encode()

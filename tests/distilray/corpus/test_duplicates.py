@@ -51,7 +51,7 @@ def test_a_text_key_depends_on_the_words_only(
 
 
 @given(st.lists(Sentences, max_size=5))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_signature_does_not_depend_on_the_documents_beside_it(documents: list[list[str]]) -> None:
     together = signatures(documents, CONFIG)
     assert together.shape == (len(documents), 128)

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from distilray.corpus.sentences import split_sentences
@@ -44,7 +44,6 @@ def test_a_closing_bracket_stays_with_its_sentence() -> None:
     assert not [part for part in split_sentences("He left (she asked. Why? ). They met.") if part.startswith(")")]
 
 
-@settings(deadline=None)
 @given(
     st.text(alphabet="aB. \n?!\"'(1)\u00a0é。」と说กข1z"),
     st.sampled_from(["en", "de", "ja", "zh", "th", "ru", "km"]),

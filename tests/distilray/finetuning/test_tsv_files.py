@@ -149,7 +149,7 @@ def test_official_files_are_recognized_by_name():
 TEXT = st.text(st.characters(exclude_characters="\t\n\r", exclude_categories=["Cs"]), max_size=12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(TEXT, TEXT, st.sampled_from(["0", "1"])), min_size=1, max_size=5))
 def test_every_text_without_a_tab_or_a_line_end_is_preserved(tmp_path_factory, rows):
     lines = ["index\tsentence1\tsentence2\tlabel", *("0\t" + "\t".join(row) for row in rows)]

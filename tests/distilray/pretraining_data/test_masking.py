@@ -102,7 +102,7 @@ def plain_mask(ids, b_start, example, epoch, seed, config):
 
 @every_option
 @pytest.mark.parametrize("probability", [0.15, 0.4, 0.01, 0.99])
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     segments=st.lists(st.tuples(st.integers(0, 70), st.none() | st.integers(0, 70)), max_size=12),
     seed=st.integers(0, 2**40),

@@ -12,7 +12,7 @@ PLANS = st.builds(
     seed=st.integers(0, 50),
     window_rows=st.integers(1, 200),
 )
-few_examples = settings(max_examples=60, deadline=None)
+few_examples = settings(max_examples=60)
 
 
 def rows_of(plan, start, stop):

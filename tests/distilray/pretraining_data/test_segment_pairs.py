@@ -30,7 +30,7 @@ def assert_share(share, expected, count):
     assert abs(share - expected) <= 4 * np.sqrt(expected * (1 - expected) / count)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     lengths=st.lists(st.integers(1, 80), min_size=1, max_size=20),
     max_tokens=st.integers(4, 100),
@@ -122,7 +122,7 @@ def test_each_trimmed_token_is_removed_at_either_end_with_equal_probability(cut)
     assert mixed.tolist() == [0, removed[1], 0, 0]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(1, 500), st.integers(4, 100), st.floats(0, 1), st.integers(0, 1000))
 def test_windows_contain_every_token_once_and_in_order(tokens, max_tokens, short_seq_prob, seed):
     plans = list(plan_windows(tokens, Random(seed), max_tokens=max_tokens, short_seq_prob=short_seq_prob))

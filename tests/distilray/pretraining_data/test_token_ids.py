@@ -65,7 +65,7 @@ texts = st.text(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.one_of(texts, st.lists(texts, max_size=5).map(" ".join)), min_size=1, max_size=8))
 def test_encoding_word_by_word_gives_the_ids_of_the_library(encoder, sentences):
     tokenizer, cached = encoder

@@ -123,7 +123,7 @@ def test_texts_have_the_ids_of_berts_tokenizer(tokenizer, plain, text):
     assert tokenizer.encode(text).ids == plain(text)["input_ids"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(ASSIGNED, max_size=60))
 def test_any_text_has_the_ids_of_berts_tokenizer(tokenizer, plain, text):
     assert tokenizer.encode(text, add_special_tokens=False).ids == plain.encode(text, add_special_tokens=False)

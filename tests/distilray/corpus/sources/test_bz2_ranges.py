@@ -62,7 +62,7 @@ def bad_rows(spans: list[TextSpan | BadRow]) -> list[BadRow]:
     ("reader", "expected"), [(read_streams, b"".join(PARTS)), (read_blocks, LONG)], ids=["streams", "blocks"]
 )
 @given(fraction=st.floats(0.01, 1))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_all_ranges_give_the_text_once_and_in_order(
     files: dict[Reader, str], reader: Reader, expected: bytes, fraction: float
 ) -> None:
@@ -149,7 +149,7 @@ def test_a_damaged_block_is_reported_and_the_next_is_read(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("reader", [read_streams, read_blocks])
 @given(at=st.integers(0, len(ONE) - 1))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_damage_never_looks_like_text(tmp_path_factory: pytest.TempPathFactory, reader: Reader, at: int) -> None:
     uri = write(tmp_path_factory.getbasetemp(), damaged(ONE, at), "damaged.bz2")
     assert all(span.data in LONG for span in read(reader, uri) if isinstance(span, TextSpan))
@@ -207,7 +207,7 @@ def test_the_last_text_is_found_without_the_rest(tmp_path: Path, data: bytes) ->
 
 
 @given(cut=st.integers(1, 60_000))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_file_that_ends_inside_a_stream_has_no_last_text(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
     with StoredFile(write(tmp_path_factory.getbasetemp(), ONE[:-cut], "cut.bz2")) as stored:
         assert last_text(stored) is None

@@ -101,7 +101,7 @@ def test_quotes_enclose_a_field_unless_they_are_text(
 
 
 @given(rows=st.lists(st.text('a",;\t\n é\u2028\U0001f600', min_size=1, max_size=20), max_size=8))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_rows_of_another_csv_writer_are_read_back(tmp_path_factory: pytest.TempPathFactory, rows: list[str]) -> None:
     written = io.StringIO(newline="")
     csv.writer(written, quoting=csv.QUOTE_ALL).writerows([["n", "text"], *([n, text] for n, text in enumerate(rows))])

@@ -104,7 +104,7 @@ def forms(folder: Path) -> Forms:
 
 @pytest.mark.parametrize("form", FORMS)
 @given(chunk_bytes=st.integers(400, 30_000))
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 def test_any_ranges_have_the_pages_of_another_parser(forms: Forms, form: str, chunk_bytes: int) -> None:
     uri, xml = forms[form]
     assert_same_pages(documents(uri, chunk_bytes), xml)
@@ -191,7 +191,7 @@ def test_an_empty_index_leaves_one_range(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 @given(data=st.data())
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_a_dump_that_is_cut_anywhere_is_refused(forms: Forms, folder: Path, form: str, data: st.DataObject) -> None:
     whole = Path(forms[form][0]).read_bytes()
     size = data.draw(st.integers(0, len(whole) - 1))
@@ -200,7 +200,7 @@ def test_a_dump_that_is_cut_anywhere_is_refused(forms: Forms, folder: Path, form
 
 @pytest.mark.parametrize("form", [form for form in FORMS if form != "one small stream"])  # of one block
 @given(data=st.data())
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_the_pages_before_a_cut_are_read_and_the_cut_is_reported_once(
     forms: Forms, folder: Path, form: str, data: st.DataObject
 ) -> None:

@@ -86,7 +86,7 @@ def test_a_fraction_of_the_words_of_a_line_is_masked_depending_only_on_the_seed(
     assert len({mask_line(1, LINE, fraction=0.15, seed=seed).answers for seed in range(20)}) > 10
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.text(min_size=1), st.integers(0, 2**63 - 1), st.floats(0.01, 1.0))
 def test_every_line_is_masked_at_whole_words_or_refused(line, seed, fraction):
     masked = mask_line(1, line, fraction=fraction, seed=seed)

@@ -162,7 +162,7 @@ EDITS = {
 }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(sorted(LINES)), st.sampled_from(sorted(EDITS)), st.integers(0, ROWS))
 def test_an_edited_line_is_refused_by_name_and_number(tmp_path_factory, name, change, row):
     path = tmp_path_factory.mktemp("zip") / "s.zip"
@@ -251,7 +251,7 @@ def test_a_path_that_is_not_a_local_zip_is_refused(tmp_path, monkeypatch, path, 
         validate_submission(path if "://" in path else str(tmp_path / path))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_a_damaged_zip_raises_only_input_errors(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("zip") / "s.zip"
