@@ -5,6 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from distilray.config.base import Config, RayConfig, RayJobConfig, SeededConfig
+from distilray.config.glue import EvaluateGlueConfig
 
 
 class Model(Config):
@@ -49,3 +50,11 @@ def test_the_identity_of_a_run_is_what_it_computes_and_not_how(config: Recipe, i
 def test_identity_values_survive_json() -> None:
     values = Recipe(run_dir="x", parts=(Model(layers=1),), maybe=Model()).identity_values()
     assert json.loads(json.dumps(values)) == values
+
+
+def test_settings_of_a_task_override_only_the_values_that_are_set() -> None:
+    values = {"run_dir": "-", "model_dir": "-", "glue_dir": "-", "fine_tuning": {"epochs": 7, "batch_size": 8}}
+    config = EvaluateGlueConfig.model_validate({**values, "per_task": {"rte": {"batch_size": 4}}})
+    settings = config.task_config("rte")
+    assert (settings.epochs, settings.batch_size) == (7, 4)
+    assert config.task_config("cola") == config.fine_tuning

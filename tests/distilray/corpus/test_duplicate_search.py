@@ -57,3 +57,14 @@ def test_each_search_of_a_slice_has_a_file_of_its_own(tmp_path: Path) -> None:
         each.file("run") for stage in plan_searches(config, 3 * duplicate_search._SLICE_DOCUMENTS) for each in stage
     ]
     assert len(set(names)) == len(names) == 3 * (1 + 1 + 16)
+
+
+def test_searches_that_run_again_have_the_same_results(tmp_path: Path) -> None:
+    config, counts = extract(tmp_path, [LONG, LONG, NEARLY, OTHER], **NEAR)
+    searches = [each for stage in plan_searches(config, len(counts)) for each in stage]
+    results = []
+    for _ in range(2):
+        for each in searches:
+            run_search(each, config, config.run_dir, [chunk.number for chunk in counts])
+        results.append([Path(each.file(config.run_dir)).read_bytes() for each in searches])
+    assert results[0] == results[1]

@@ -85,6 +85,14 @@ def test_sentences_of_an_evaluation_set_are_dropped(
     assert (counts[1].dropped or counts[1].sentences_dropped)["contaminated"] == 1
 
 
+def test_the_filters_apply_again_to_the_sentences_that_remain(tmp_path: Path, evaluation: Path) -> None:
+    screening = ScreeningData(read_evaluation_ngrams([str(evaluation)], ngram_words=13))
+    against = {"paths": [str(evaluation)], "drop": "sentence"}
+    filters = {"min_words": 0, "min_sentences": 2}
+    _, [counts] = extract(tmp_path, [DOGS], screening, decontamination=against, filters=filters)
+    assert (counts.documents, counts.dropped) == (0, {"too_few_sentences": 1})
+
+
 def test_a_quarantine_entry_is_listed_and_counted(tmp_path: Path) -> None:
     source = jsonl(tmp_path, json.dumps({"text": SHIPS}), '{"text": ')
     config, counts = extract(tmp_path, [], sources=[source], chunk_mb=1)

@@ -21,8 +21,10 @@ def test_a_group_has_the_chunks_of_one_source_up_to_its_size() -> None:
     assert groups == [ChunkGroup(0, 0, (0, 1)), ChunkGroup(1, 0, (2,)), ChunkGroup(2, 1, (4,))]
 
 
-def published(folder: Path, texts: list[str], *, file_bytes: int = 1 << 20) -> tuple[Any, list[dict[str, Any]]]:
-    config, counts = extract(folder, texts)
+def published(
+    folder: Path, texts: list[str], *, file_bytes: int = 1 << 20, **values: Any
+) -> tuple[Any, list[dict[str, Any]]]:
+    config, counts = extract(folder, texts, **values)
     for stage in plan_searches(config, len(texts)):
         for each in stage:
             run_search(each, config, config.run_dir, [each.number for each in counts])
@@ -49,3 +51,10 @@ def test_a_file_that_is_full_is_followed_by_another(tmp_path: Path, monkeypatch:
     assert [entry["rows"] for entry in done.outputs.values()] == [2, 2, 2]
     assert list(done.outputs) == sorted(done.outputs)
     assert [row["doc_id"] for row in rows] == [f"texts:{number:03d}.txt" for number in range(6)]
+
+
+def test_duplicates_are_found_in_every_row_group_of_a_chunk(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("distilray.corpus.extraction._BATCH_BYTES", 1)
+    done, rows = published(tmp_path, [*TEXTS[:3], TEXTS[1], TEXTS[3]], chunk_mb=1)
+    assert [row["doc_id"] for row in rows] == [f"texts:{number:03d}.txt" for number in (0, 1, 2, 4)]
+    assert done.dropped == {"exact_duplicate": 1}

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from tests.distilray.training import worker_group
 
+pytestmark = pytest.mark.slow
 both_jobs = pytest.mark.parametrize("job", ["distillation", "fine_tuning"])
 
 

@@ -109,6 +109,17 @@ def test_a_block_is_found_at_every_bit(shift: int) -> None:
     assert bz2_ranges._find_marks(data, 0x314159265359) == [72 - 48 - shift]
 
 
+@pytest.mark.parametrize("inside", [1, 3, 5])
+def test_a_block_is_found_where_two_reads_meet(
+    files: dict[Reader, str], monkeypatch: pytest.MonkeyPatch, inside: int
+) -> None:
+    with StoredFile(files[read_blocks]) as stored:
+        marks = list(bz2_ranges._block_marks(stored, 0))
+    monkeypatch.setattr(bz2_ranges, "_BUFFER_BYTES", marks[1] // 8 + inside)
+    with StoredFile(files[read_blocks]) as stored:
+        assert list(bz2_ranges._block_marks(stored, 0)) == marks
+
+
 def damaged(data: bytes, at: int) -> bytes:
     return data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :]
 

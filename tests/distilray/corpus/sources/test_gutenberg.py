@@ -64,6 +64,10 @@ def test_the_body_is_the_text_between_the_marks(era: str) -> None:
     assert read_book(f"{HEADER}{start}\n\n{BODY}\n\n\n{end}{LICENSE}").body == BODY
 
 
+def test_credits_above_the_body_are_removed() -> None:
+    assert read_book(f"{HEADER}{START}\n\nProduced by Jane Doe\n\n\n\n{BODY}\n\n\n{END}").body == BODY
+
+
 def test_the_title_continues_in_indented_lines() -> None:
     assert read_book(f"{HEADER}{START}{BODY}\n{END}").title == "The Lamp and the Pier A Tale of the Northern Coast"
 

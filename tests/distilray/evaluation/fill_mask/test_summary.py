@@ -26,3 +26,12 @@ def test_texts_are_numbered_over_all_files():
     assert texts.tolist() == [1, 1, 2, 3]
     assert columns["student"]["several"].tolist() == [False, True, False, False]
     assert "several" not in columns_from_answers(answers, ["student"], left_to_right=False)[1]["student"]
+
+
+def test_the_difference_of_equal_models_is_zero_in_every_resample():
+    ranks = np.arange(40) % 15
+    columns = answer_columns(ranks, np.ones(40), np.ones(40, np.int64))
+    models = {"teacher": columns, "student": columns}
+    _, intervals = summarize_scores(np.arange(40), models, BootstrapConfig(resamples=50), seed=1)
+    assert intervals["difference"]["hit@1"] == (0.0, 0.0)
+    assert intervals["student"]["hit@1"][0] < intervals["student"]["hit@1"][1]

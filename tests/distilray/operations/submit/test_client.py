@@ -5,6 +5,7 @@ import threading
 import pytest
 import requests
 from ray.exceptions import AuthenticationError
+from ray.job_submission import JobSubmissionClient
 
 from distilray.operations.submit import client
 from distilray.operations.submit.client import ClusterClient
@@ -155,3 +156,12 @@ def test_files_variables_and_resources_are_sent(connected, driver, resources):
     assert (sent["submission_id"], sent["entrypoint"], sent["metadata"]) == ("a-1", SENT.entrypoint, {"run_dir": "/r"})
     assert sent["runtime_env"] == {"working_dir": "/checkout", "excludes": ["/runs"], "env_vars": {"A": "1"}}
     assert tuple(sent[f"entrypoint_{name}"] for name in ("num_cpus", "num_gpus", "memory")) == resources
+
+
+def test_every_request_has_a_timeout(monkeypatch):
+    sent = []
+    monkeypatch.setattr(JobSubmissionClient, "_do_request", lambda *args, **options: sent.append(options))
+    connection = client._ClientWithTimeout.__new__(client._ClientWithTimeout)
+    connection._do_request("GET", "/api/jobs/")
+    connection._do_request("PUT", "/api/packages", timeout=900)
+    assert [options["timeout"] for options in sent] == [client._REQUEST_TIMEOUT_S, 900]
