@@ -1,6 +1,7 @@
 """Cluster of one machine without the project's code, with token authentication, and commands that use it."""
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -128,13 +129,17 @@ def wait_for(head: Head, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         assert process.poll() is None, f"the head exited:\n{log.read_text()}"
-        try:
-            if head.get("/api/jobs/", head.token) == 200:
+        with contextlib.suppress(OSError):
+            if has_node(head):
                 return
-        except OSError:
-            pass
         time.sleep(0.2)
     raise AssertionError(f"the head did not respond within {START_S} s:\n{log.read_text()}")
+
+
+def has_node(head: Head) -> bool:
+    """Return True if the dashboard lists a node, which it does a moment after it accepts jobs."""
+    answer = json.loads(head.read("/api/v0/nodes?detail=true"))
+    return any(node["state"] == "ALIVE" for node in answer["data"]["result"]["result"])
 
 
 def terminate(process: subprocess.Popen[bytes]) -> None:
