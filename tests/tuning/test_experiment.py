@@ -50,10 +50,10 @@ def tuned(experiment, monkeypatch):
         can_restore = staticmethod(lambda *_, **__: False)
 
         def __init__(self, trainable, **options):
-            self.config = options["tune_config"]
+            self.name, self.config = trainable.__name__, options["tune_config"]
 
         def fit(self):
-            raise ReachedError(self.config)
+            raise ReachedError(self.config, self.name)
 
     def tuned(**changes):
         monkeypatch.setattr(module.tune, "Tuner", Tuner)
@@ -152,3 +152,14 @@ def test_a_trial_computes_on_its_cpus_within_its_time(experiment, monkeypatch, t
     with pytest.raises(ReachedError):
         trial_module.fine_tune_trial({"sample": dataclasses.asdict(TrialPoint(0, {"learning_rate": 1e-3}))}, context)
     assert used == expected
+
+
+def test_the_trials_of_each_task_have_their_own_name_in_ray_tune(tuned):
+    defined, _ = tuned()
+    names = set()
+    for task in ("follows", "rte"):
+        context = dataclasses.replace(defined.context, task=task)
+        with pytest.raises(ReachedError) as reached:
+            module.run_experiment(dataclasses.replace(defined, context=context))
+        names.add(reached.value.args[1])
+    assert len(names) == 2

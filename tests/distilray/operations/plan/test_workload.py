@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from distilray.config.distillation import DistillConfig
@@ -5,6 +7,8 @@ from distilray.config.plan import ModelShapeConfig, TextConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.models.flops import model_size, step_flops
 from distilray.models.masked_lm import count_parameters
+from distilray.operations.plan.machines import MACHINES
+from distilray.operations.plan.simulation import training_model
 from distilray.operations.plan.workload import (
     estimate_examples,
     estimate_training,
@@ -13,6 +17,7 @@ from distilray.operations.plan.workload import (
     text_tokens,
 )
 from tests.tiny.models import write_tokenizer
+from tests.tiny.plan import plan_config
 from tests.tiny.shards import open_shards, write_shards
 
 TEXT = TextConfig(wikipedia_words=10_000_000, book_words=2_000_000, tokens_per_word=1.5)
@@ -108,3 +113,10 @@ def test_epochs_determine_the_steps_and_limited_evaluations_cost_less():
     assert estimate.tokens == pytest.approx(2 * examples.tokens, rel=0.01)
     few, all_of_them = (training(intervals={"heldout_examples": count}) for count in (10, None))
     assert few.heldout_flops == pytest.approx(all_of_them.heldout_flops * 10 / examples.heldout, rel=1e-3)
+
+
+def test_rates_between_workers_are_in_bytes_per_second(tmp_path):
+    machine = dataclasses.replace(MACHINES["p4d.24xlarge"], network_gbit_per_s=400)
+    machine = dataclasses.replace(machine, device=dataclasses.replace(machine.device, link_gb_per_s=600))
+    model = training_model(plan_config(tmp_path), training(), machine)
+    assert (model.network_rate, model.link_rate) == (50e9, 600e9)
