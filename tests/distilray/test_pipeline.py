@@ -214,3 +214,11 @@ def test_options_of_the_command_may_be_between_its_arguments(stages, folder):
     pipeline, is_dry_run = read_command(command, None, recipes=folder)
     assert ([stage.name for stage in pipeline.stages], is_dry_run) == (["text"], True)
     assert pipeline.stages[0].config().times == 4
+
+
+@pytest.mark.parametrize(
+    ("location", "is_below"),
+    [("runs/corpus", True), ("runs/corpus/documents", True), ("runs/corpus2", False), ("runs", False)],
+)
+def test_a_location_is_below_a_folder_or_beside_it(location: str, is_below: bool) -> None:
+    assert pipelines._is_below(location, ["runs/other", "runs/corpus"]) is is_below

@@ -1,4 +1,6 @@
+import hashlib
 import itertools
+import json
 import re
 from html.parser import HTMLParser
 
@@ -156,3 +158,14 @@ def test_a_key_that_another_version_did_not_write_is_reported_in_one_line(tmp_pa
     write_run(tmp_path / "bias", "evaluate_bias", files={"scores.json": {"tables": []}})
     with pytest.raises(InputError, match="no 'models' in its files"):
         report_page(runs_of(tmp_path, "bias"), "tiny")
+
+
+def test_a_file_that_was_edited_after_its_run_is_reported(tmp_path):
+    scores = json.dumps({"models": []})
+    output = {"bytes": len(scores), "sha256": hashlib.sha256(scores.encode()).hexdigest()}
+    write_run(tmp_path / "bias", "evaluate_bias", files={"scores.json": scores}, outputs={"scores.json": output})
+    (run,) = runs_of(tmp_path, "bias")
+    assert run.read_text("scores.json") == scores
+    (tmp_path / "bias/scores.json").write_text(scores.replace("models", "Models"))
+    with pytest.raises(InputError, match=r"scores\.json"):
+        runs_of(tmp_path, "bias").runs[0].read_text("scores.json")
