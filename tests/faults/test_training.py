@@ -46,6 +46,8 @@ pytestmark = pytest.mark.slow
 
 HANG_S = 4  # hang timeout in seconds
 CPUS = 2  # of each machine; a worker takes one CPU
+NOTICE_S = 10  # from the notice of a preemption to its deadline; enough on a busy machine
+PREEMPTED_STEPS = 400  # takes longer than the notice
 
 
 class Machines:
@@ -257,7 +259,7 @@ def test_before_a_preemption_a_checkpoint_is_written_from_which_the_remaining_wo
 
     def preempt() -> None:
         wait_until(lambda: len(losses(run)) > 5)
-        deadline = time.time() + 2
+        deadline = time.time() + NOTICE_S
         machines.announce_preemption("data", deadline)
         wait_until(lambda: bool(read_notices(str(run))) and bool(checkpoints(run)))
         time.sleep(max(0.0, deadline - time.time()))
@@ -267,7 +269,7 @@ def test_before_a_preemption_a_checkpoint_is_written_from_which_the_remaining_wo
     result = train(
         work,
         run,
-        "max_steps=120",
+        f"max_steps={PREEMPTED_STEPS}",
         "intervals.checkpoint_every_steps=1000",
         f"scaling={{num_workers: 2, min_workers: 1, cpus_per_worker: {CPUS}, use_gpu: false}}",  # one per machine
         "fault_tolerance={max_failures: 0, preemption_grace_s: 3}",
@@ -276,7 +278,7 @@ def test_before_a_preemption_a_checkpoint_is_written_from_which_the_remaining_wo
     machines.add("data")
     assert result.code == 0, result.stderr
     first = checkpoints(run)[0]
-    assert first < 120
+    assert first < PREEMPTED_STEPS
     message = rf"the machine of rank [01] is being preempted: checkpoint of step {first} now"
     assert re.search(message, result.stderr), result.stderr
     assert f"resuming from the checkpoint of step {first} with 1 worker(s)" in result.stderr
