@@ -56,7 +56,8 @@ check: setup  ## check format, lint, types and import rules; run the fast tests 
 	$(BIN)/python -m pytest -m "not slow and not docs" -n auto --maxprocesses 8 $(call RESULTS,fast)
 
 test: check  ## run check and the most important slow tests: pipeline, job, service, kills (10 minutes)
-	$(BIN)/python -m pytest -m smoke -n 2 --dist loadfile $(call RESULTS,smoke)
+	$(BIN)/python -m pytest -m smoke -n 2 --dist loadfile $(SERVICE_TESTS:%=--ignore=%) $(call RESULTS,smoke)
+	$(BIN)/python -m pytest -m smoke $(SERVICE_TESTS) $(call RESULTS,smoke-service)
 
 # Two files run at a time, because slow tests mostly wait for Ray's processes. The tests of the service have time
 # limits, so they run one after the other.

@@ -20,7 +20,13 @@ ROOT = Path(__file__).parents[2]
 RESULTS = Path(".pytest_cache")  # of `--junitxml` in the Makefile
 PACKAGES = ("distilray", "jobs", "serve", "tuning")
 FOLDERS = ("platform", "jobs", "serve", "tuning", "tests", "benchmarks", "docs")
-SUITES = {"fast": "make check", "smoke": "make test", "slow": "make test-all", "service": "make test-all, service"}
+SUITES = {
+    "fast": "make check",
+    "smoke": "make test",
+    "smoke-service": "make test",
+    "slow": "make test-all",
+    "service": "make test-all",
+}
 
 
 def main() -> None:

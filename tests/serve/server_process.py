@@ -16,12 +16,15 @@ START_S = 120
 STOP_S = 40
 
 
-def start_server(model_dir: str, *overrides: str) -> tuple[subprocess.Popen[bytes], str]:
-    """Start a server, by default on a free port, and return it with the URL that it printed."""
+def start_server(model_dir: str, *overrides: str, port: int = 0) -> tuple[subprocess.Popen[bytes], str]:
+    """Start a server, by default on a free port, and return it with the URL that it printed.
+
+    Other processes may take a free port before the server does, so tests that run beside others set one.
+    """
     # Another service of this process may have set variables for Ray Serve.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_SERVE_")}
     process = subprocess.Popen(
-        [sys.executable, "-m", "jobs.serve_fill_mask", f"app.model_dir={model_dir}", "port=0", *overrides],
+        [sys.executable, "-m", "jobs.serve_fill_mask", f"app.model_dir={model_dir}", f"port={port}", *overrides],
         cwd=ROOT,
         env={**environment, "PYTHONPATH": str(ROOT / "platform")},
         stdout=subprocess.PIPE,
@@ -50,9 +53,9 @@ def read_until(process: subprocess.Popen[bytes], word: bytes) -> bytes:
 
 
 @contextlib.contextmanager
-def running_server(model_dir: str, *overrides: str) -> Iterator[str]:
+def running_server(model_dir: str, *overrides: str, port: int = 0) -> Iterator[str]:
     """Run a server until the block ends, and yield its URL."""
-    process, url = start_server(model_dir, *overrides)
+    process, url = start_server(model_dir, *overrides, port=port)
     with process:
         try:
             yield url

@@ -32,10 +32,11 @@ BODY_TIMEOUT_S = 3
 
 
 @pytest.fixture(scope="module", params=[pytest.param("python", marks=pytest.mark.smoke), "haproxy"])
-def url(request, model_dir):
+def url(request, model_dir, free_port):
     """URL of the service with the tiny model in fp32."""
     limit = f"app.limits.body_timeout_s={BODY_TIMEOUT_S}"
-    with running_server(model_dir, "app.dtype=float32", limit, "ray.num_cpus=2", f"proxy={request.param}") as url:
+    settings = ("app.dtype=float32", limit, "ray.num_cpus=2", f"proxy={request.param}")
+    with running_server(model_dir, *settings, port=free_port()) as url:
         yield url
 
 
