@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 
+import pyarrow as pa
 import pytest
 
 from distilray.config.base import RayConfig
@@ -40,6 +41,22 @@ def test_labels_that_are_not_pairs_are_refused(monkeypatch, text):
 
 def refuse(item):
     raise InputError(f"file {item['number']}: cannot be read")
+
+
+@pytest.mark.parametrize(("on_cluster", "checked"), [(True, ["/shared/run", "/shared/run"]), (False, [])])
+def test_every_task_on_a_cluster_checks_that_its_node_shares_the_run_folder(monkeypatch, on_cluster, checked):
+    class Dataset:
+        def map_batches(self, run, **_):
+            return [run(pa.table({"item": [number]})).to_pylist() for number in (1, 2)]
+
+    folders = []
+    monkeypatch.setattr(session, "inside_cluster", lambda: on_cluster)
+    monkeypatch.setattr(session, "ensure_capacity", lambda *_, **__: None)
+    monkeypatch.setattr(session, "check_visible", folders.append)
+    monkeypatch.setattr(session.ray.data, "from_items", lambda *_, **__: Dataset())
+    monkeypatch.setattr(session, "result_rows", lambda batches: [row["square"] for rows in batches for row in rows])
+    squares = session.run_tasks([1, 2], lambda item: {"square": item**2}, job="job", run_dir="/shared/run")
+    assert (list(squares), folders) == ([1, 4], checked)
 
 
 @pytest.mark.slow
