@@ -39,7 +39,7 @@ def write_shards(folder: Path, tokenizer_dir: str, *, documents: int = 40, **cha
 
 
 def encode_in_process(config: EncodeCorpusConfig, run: RunFolder) -> Outcome:
-    """What `encode_corpus` does, without Ray."""
+    """Run `encode_corpus` without Ray."""
 
     def one_by_one(
         items: list[dict[str, Any]], task: Callable[[dict[str, Any]], dict[str, Any]], **_: object
