@@ -68,7 +68,7 @@ def write_trainable_model(folder: Path, architecture: str) -> str:
 
 
 def write_tokenizer(folder: Path) -> str:
-    """A folder with the tokenizer of the tiny models."""
+    """Write a folder with the tokenizer of the tiny models."""
     folder.mkdir(parents=True, exist_ok=True)
     return write_tiny_model(folder, "bert")
 

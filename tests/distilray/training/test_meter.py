@@ -7,15 +7,7 @@ import torch
 from distilray.training.loop import Step
 from distilray.training.meter import Meter, StepSize
 from distilray.training.optimizer import Update
-
-
-class Clock:
-    """Clock set by the test, in seconds."""
-
-    now = 100.0
-
-    def __call__(self):
-        return self.now
+from tests.tiny.clock import Clock
 
 
 @pytest.fixture
