@@ -9,21 +9,27 @@ import sys
 from collections.abc import Sequence
 
 from distilray.config.recipe import load_recipe
+from distilray.config.recipe_keys import format_keys
 from distilray.config.serving import ServeFillMaskConfig
 from distilray.runtime.command_line import CommandParser, run_cli
-from serve.local import serve_until_stopped
 
 RECIPE = "jobs/recipes/serve_fill_mask/quickstart.yaml"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     def serve() -> None:
-        parser = CommandParser(prog="python -m jobs.serve_fill_mask", description=__doc__)
+        parser = CommandParser(
+            prog="python -m jobs.serve_fill_mask",
+            description=__doc__,
+            details=lambda: format_keys(ServeFillMaskConfig),
+        )
         parser.add_argument("--recipe", default=RECIPE, help=f"YAML file; default: {RECIPE}")
         parser.add_argument("--dry-run", action="store_true", help="validate and print the plan without running")
         parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="overrides of the recipe")
         args = parser.parse_intermixed_args(argv)
         config = load_recipe(args.recipe, args.overrides, ServeFillMaskConfig)
+        from serve.local import serve_until_stopped  # imports torch
+
         serve_until_stopped(config, dry_run=args.dry_run)
 
     return run_cli("serve_fill_mask", serve)

@@ -258,7 +258,12 @@ def command(name: str, description: str | None) -> Callable[..., int]:
 
     def main(argv: Sequence[str] | None = None) -> int:
         return run_command(
-            name, stage.job, argv, description=description, validate=validate if stage.validate else None
+            name,
+            stage.job,
+            lambda: stage.config_class,
+            argv,
+            description=description,
+            validate=validate if stage.validate else None,
         )
 
     return main

@@ -25,12 +25,18 @@ class CommandParser(argparse.ArgumentParser):
 
     Args:
         description: docstring whose first line is shown.
+        details: returns text for the end of `--help`.
     """
 
-    def __init__(self, *, description: str | None, **options: Any) -> None:
+    def __init__(self, *, description: str | None, details: Callable[[], str] | None = None, **options: Any) -> None:
         # Without abbreviations, adding an option cannot change the meaning of a command in a script.
         options.setdefault("allow_abbrev", False)
         super().__init__(description=(description or "").partition("\n")[0], **options)
+        self._details = details
+
+    def format_help(self) -> str:
+        text = super().format_help()
+        return text if self._details is None else f"{text}\n{self._details()}\n"
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see {self.prog} --help")

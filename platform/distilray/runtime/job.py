@@ -11,6 +11,7 @@ from typing import Any, Generic, Self, TypeVar
 from distilray.config.base import ConfigLocation, JobConfig, RayConfig, input_locations, map_locations
 from distilray.config.paths import expand_home
 from distilray.config.recipe import load_recipe
+from distilray.config.recipe_keys import format_keys
 from distilray.config.sample import resolve_sample
 from distilray.errors import InputError
 from distilray.runtime import storage
@@ -179,6 +180,7 @@ class Job(Generic[C]):
 def run_command(
     name: str,
     load: Callable[[], Job[Any]],
+    load_config: Callable[[], type[JobConfig]],
     argv: Sequence[str] | None = None,
     *,
     description: str | None = None,
@@ -188,13 +190,14 @@ def run_command(
 
     Args:
         load: imports and returns the job; called only once the command line has been parsed.
+        load_config: imports and returns the class of its recipe, whose keys `--help` lists.
         description: docstring of the job's module; `--help` shows its first line.
         validate: checks an output file of the job and returns a one-line description.
     """
 
     def main() -> None:
         load_secrets(os.environ)
-        args = _parser(name, description, has_validate=validate is not None).parse_intermixed_args(argv)
+        args = _parser(name, load_config, description, has_validate=validate is not None).parse_intermixed_args(argv)
         if validate is not None and args.validate is not None:
             print(validate(expand_home(args.validate)), flush=True)
             return
@@ -211,8 +214,15 @@ def run_command(
     return run_cli(name, main)
 
 
-def _parser(name: str, description: str | None, *, has_validate: bool) -> argparse.ArgumentParser:
-    parser = CommandParser(prog=f"python -m jobs.{name}", description=description, epilog=EXIT_CODES)
+def _parser(
+    name: str, load_config: Callable[[], type[JobConfig]], description: str | None, *, has_validate: bool
+) -> argparse.ArgumentParser:
+    parser = CommandParser(
+        prog=f"python -m jobs.{name}",
+        description=description,
+        epilog=EXIT_CODES,
+        details=lambda: format_keys(load_config()),
+    )
     parser.add_argument("--recipe", help=f"YAML file; see jobs/recipes/{name}/")
     parser.add_argument("--dry-run", action="store_true", help="validate and print the plan without running")
     if has_validate:

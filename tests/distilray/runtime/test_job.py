@@ -40,7 +40,7 @@ def count_words(config, folder):
 
 def run(*arguments, work=count_words):
     job = Job(name="count_words", config_class=CountWords, plan=plan, run=work)
-    return run_command(job.name, lambda: job, arguments, description=__doc__)
+    return run_command(job.name, lambda: job, lambda: job.config_class, arguments, description=__doc__)
 
 
 def run_failing(error, *arguments):
@@ -165,7 +165,7 @@ def work(config, folder):
         print("a line")
     return Outcome("done")
 
-sys.exit(run_command("x", lambda: Job("x", SeededConfig, lambda c: {}, work)))
+sys.exit(run_command("x", lambda: Job("x", SeededConfig, lambda c: {}, work), lambda: SeededConfig))
 """
 
 
