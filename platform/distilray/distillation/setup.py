@@ -17,7 +17,7 @@ from distilray.distillation.objective import DistillationLoss
 from distilray.distillation.preparation import LoopSettings, flops_per_step, prepare_models
 from distilray.models.flops import model_size, peak_flops
 from distilray.models.precision import compute_dtype, precision_of
-from distilray.pretraining_data.batches import prefetch
+from distilray.pretraining_data.batches import padded_width, prefetch
 from distilray.pretraining_data.sample_plan import SamplePlan
 from distilray.pretraining_data.shards import ShardSet, read_splits
 from distilray.pretraining_data.tokenizer import vocabulary_of
@@ -129,6 +129,7 @@ class _TrainingRun:
             schedule,
             max_grad_norm=config.optimizer.max_grad_norm,
             uses_fp16=self._dtype == torch.float16,
+            keeps_gradients=self._workers.size > 1,
         )
         self._shards = settings.open_shards("train")
         self._plan = SamplePlan(self._shards.shard_rows, config.batch_size, config.seed)
@@ -172,6 +173,7 @@ class _TrainingRun:
             rank=self._workers.rank,
             num_workers=self._workers.size,
             micro_batch_size=self._config.micro_batch_size,
+            micro_batch_tokens=self._config.micro_batch_tokens,
             reduction=self._settings.losses.reduction,
             pad_id=self._pad_id,
             pinned=self._device.type == "cuda",
@@ -201,7 +203,7 @@ class _TrainingRun:
             shards=shards,
             rank=self._workers.rank,
             num_workers=self._workers.size,
-            batch_size=self._config.micro_batch_size,
+            batch_size=self._config.max_rows(padded_width(shards.max_seq_length)),
             pad_id=self._pad_id,
             device=self._device,
             reduce=self._workers.sum_numbers,

@@ -145,7 +145,14 @@ def _train(training: ClassifierTraining, optimizer: torch.optim.Optimizer, evalu
     assert (training.teacher_outputs is None) == (training.distillation is None)
     total = total_steps(len(training.features.train), settings)
     schedule = partial(learning_rate_factor, total_steps=total, settings=settings)
-    updater = Updater(model, optimizer, schedule, max_grad_norm=settings.max_grad_norm, on_nonfinite="fail")
+    updater = Updater(
+        model,
+        optimizer,
+        schedule,
+        max_grad_norm=settings.max_grad_norm,
+        on_nonfinite="fail",
+        keeps_gradients=workers.size > 1,
+    )
     module = workers.wrap(ClassifierLoss(model, training.dtype, training.distillation), training.device)
     start = evaluations.resume()
     if end_reason := evaluations.state.end_reason:

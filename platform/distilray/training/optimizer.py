@@ -71,6 +71,8 @@ class Updater:
         schedule: step (from 0) -> share of the peak learning rate.
         uses_fp16: scale the loss; the scale is halved when gradients overflow, and raised again over time.
         on_nonfinite: "skip" a step whose gradient is not finite, or "fail".
+        keeps_gradients: set gradients to zero instead of freeing them, so that they remain in the buckets of DDP, which
+            would otherwise copy them there in every step. A single worker frees them: that saves a pass over them.
 
     Attributes:
         skipped, skipped_in_a_row: number of skipped steps, in total and most recently in a row.
@@ -85,11 +87,13 @@ class Updater:
         max_grad_norm: float,
         uses_fp16: bool = False,
         on_nonfinite: Literal["skip", "fail"] = "skip",
+        keeps_gradients: bool = False,
     ) -> None:
         self.optimizer = optimizer
         self.skipped, self.skipped_in_a_row = 0, 0
         self._parameters = list(model.parameters())
         self._schedule, self._max_grad_norm, self._on_nonfinite = schedule, max_grad_norm, on_nonfinite
+        self._keeps_gradients = keeps_gradients
         self._scaler = torch.amp.GradScaler(self._parameters[0].device.type, enabled=uses_fp16)
 
     def scale_loss(self, loss: Tensor) -> Tensor:
@@ -113,7 +117,7 @@ class Updater:
         if not is_skipped:
             self._scaler.step(self.optimizer)
         self._scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=not self._keeps_gradients)
         self.skipped += is_skipped
         # An overflow is expected as long as the scale can be lowered.
         self.skipped_in_a_row = self.skipped_in_a_row + (not can_lower_scale) if is_skipped else 0
