@@ -179,7 +179,7 @@ class IntervalsConfig(Config):
     checkpoint_every_steps: Count = 1000
     keep_checkpoints: Count = Field(default=3, description="newest checkpoints to keep, in addition to the best one")
     poll_preemption_every_steps: Count = Field(
-        default=1, description="interval at which the workers agree on whether one of their machines will be preempted"
+        default=1, description="interval at which the workers ask, during an update, whether a machine is preempted"
     )
 
 
@@ -220,8 +220,9 @@ class TrainingConfig(SeededConfig, RayJobConfig):
     activation_checkpointing: bool = Field(
         default=False, description="recompute layers in the backward pass: less memory, a third more computation"
     )
-    compile: bool = Field(
-        default=False, description="apply torch.compile to the layers; needs a C++ compiler on every machine"
+    compile: Literal["auto", True, False] = Field(
+        default="auto",
+        description="torch.compile; needs a C++ compiler on every machine; auto: off until it has been run on a GPU",
     )
     dropout: FractionBelowOne | None = Field(
         default=None, description="dropout of the trained model; default: from the model's own config"

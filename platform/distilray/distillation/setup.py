@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from distilray.distillation.feed import Feed, MicroStep
 from distilray.distillation.heldout import HeldoutEvaluation, HeldoutScorer
 from distilray.distillation.objective import DistillationLoss
-from distilray.distillation.preparation import LoopSettings, flops_per_step, prepare_models
+from distilray.distillation.preparation import LoopSettings, flops_per_step, is_compiled, prepare_models
 from distilray.models.flops import model_size, peak_flops
 from distilray.models.precision import compute_dtype, precision_of
 from distilray.pretraining_data.batches import padded_width, prefetch
@@ -93,10 +93,10 @@ class DivergenceGuard(Hook):
         number, norm = step.done - 1, step.update.grad_norm
         bad_rows: list[int] = []
         if not math.isfinite(step.terms["loss"]):
-            pairs = zip(step.losses, step.batches, strict=True)
-            bad_rows = [row for loss, batch in pairs if not loss.isfinite() for row in batch.rows.tolist()]
-        rows = bad_rows or self.plan.step_rows(number).rows.tolist()
-        ids = self.shards.example_ids(np.array(rows)).tolist()
+            pairs = zip(step.losses.tolist(), step.rows, strict=True)
+            bad_rows = [row for loss, rows in pairs if not math.isfinite(loss) for row in rows.tolist()]
+        diverged = bad_rows or self.plan.step_rows(number).rows.tolist()
+        ids = self.shards.example_ids(np.array(diverged)).tolist()
         record = {"step": number, "grad_norm": str(norm), "loss_not_finite": bool(bad_rows), "example_ids": ids}
         file = self.settings.path(DIVERGED_FOLDER, f"step-{number:07d}-rank-{self.rank}.json")
         storage.write_bytes(file, json.dumps(record, indent=1).encode())
@@ -118,7 +118,9 @@ class _TrainingRun:
         model, teacher = prepare_models(settings, self._device, self._dtype)
         self._size, self._teacher_size = model_size(model), None if teacher is None else model_size(teacher)
         cached = settings.teacher_cache_dir is not None
-        self._loss_module = DistillationLoss(model, teacher, settings.losses, self._dtype, cached=cached)
+        self._loss_module = DistillationLoss(
+            model, teacher, settings.losses, self._dtype, cached=cached, compiled=is_compiled(config)
+        )
         module = self._workers.wrap(self._loss_module, self._device)
         self._objective = PretrainingObjective(module, config.seed, self._workers, self._device)
         warmup = config.optimizer.warmup_fraction

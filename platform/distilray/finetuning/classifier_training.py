@@ -201,7 +201,7 @@ class EvaluationHook(Hook):
     def after_step(self, step: Step) -> Stop | None:
         """Evaluate if this step is due. All workers make the same decision."""
         self._loss_sum += step.terms["row_losses"]
-        self._rows_seen += sum(batch.rows for batch in step.batches)
+        self._rows_seen += step.size
         self.on_step(step.done, step.total)
         is_out_of_time = self.max_seconds is not None and self.training.workers.any(self._seconds() > self.max_seconds)
         is_due = step.done in self._evaluation_steps or (is_out_of_time and not self.state.evaluations)

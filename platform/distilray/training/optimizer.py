@@ -101,19 +101,25 @@ class Updater:
         result: Tensor = self._scaler.scale(loss)
         return result
 
-    def update(self, step: int) -> Update:
-        """Apply the gradients of optimizer step `step` (from 0), and clear them.
+    def clip_gradients(self) -> Tensor:
+        """Unscale and clip the gradients of a step. Return their norm before clipping, a scalar on the device."""
+        self._scaler.unscale_(self.optimizer)
+        return nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm)
+
+    def update(self, step: int, norm: float) -> Update:
+        """Apply the clipped gradients of optimizer step `step` (from 0), and clear them.
+
+        Args:
+            norm: value of the result of `clip_gradients`.
 
         Raises:
             RuntimeError: the gradients are not finite and `on_nonfinite` is "fail".
         """
         rate = set_learning_rate(self.optimizer, self._schedule(step))
-        self._scaler.unscale_(self.optimizer)
-        norm = float(nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm))
         if self._on_nonfinite == "fail" and not math.isfinite(norm):
             raise RuntimeError(f"step {step + 1}: gradient norm is {norm} at learning rate {rate:.3g}; lower the rate")
         is_skipped = not math.isfinite(norm)
-        can_lower_scale = self._scaler.is_enabled() and self._scaler.get_scale() > 1.0
+        can_lower_scale = is_skipped and self._scaler.is_enabled() and self._scaler.get_scale() > 1.0
         if not is_skipped:
             self._scaler.step(self.optimizer)
         self._scaler.update()

@@ -135,7 +135,7 @@ def sum_gradients(rank: int, size: int, folder: Path) -> None:
         gradients = [parameter.grad for parameter in model.parameters()]
         hashes.append(hash_of(torch.cat([gradient.flatten() for gradient in gradients])))
         addresses.append([gradient.data_ptr() for gradient in gradients])
-        updater.update(step)
+        updater.update(step, float(updater.clip_gradients()))
     buckets = len(module.reducer._get_zeros_like_grad_buckets())
     (folder / f"{rank}.json").write_text(json.dumps({"hashes": hashes, "addresses": addresses, "buckets": buckets}))
 
