@@ -64,9 +64,10 @@ FROM node AS cuda
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ \
     && rm -rf /var/lib/apt/lists/*
-# Read by NVIDIA's container runtime.
+# The first two are read by NVIDIA's container runtime; jobs/runtime_env.yaml explains the third.
 ENV NVIDIA_VISIBLE_DEVICES=all \
-    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    PYTORCH_ALLOC_CONF=expandable_segments:True
 
 FROM ${DEVICE} AS image
 ARG REVISION=

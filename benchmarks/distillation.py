@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,6 +32,7 @@ from benchmarks.results import Result, table
 from distilray.config.distillation import LossConfig, OptimizerConfig
 from distilray.distillation.objective import DistillationLoss, LossDivisors, TensorBatch
 from distilray.models.student import create_student
+from distilray.pretraining_data.batches import Batch
 from distilray.runtime.progress import Progress
 from distilray.training.optimizer import create_optimizer
 
@@ -51,13 +53,12 @@ def batches(examples: int, length: int, vocabulary: int, count: int) -> list[Ten
     generator = torch.Generator().manual_seed(SEED)
     result = []
     for _ in range(count):
-        ids = torch.randint(1000, vocabulary, (examples, length), generator=generator)
-        index = (
-            torch.randperm(examples * length, generator=generator)[: int(MASK_SHARE * examples * length)].sort().values
-        )
-        labels = ids.flatten()[index]
-        ids.view(-1)[index] = MASK_ID
-        result.append(TensorBatch(ids, torch.ones_like(ids), torch.zeros_like(ids), index, labels))
+        ids = torch.randint(1000, vocabulary, (examples, length), generator=generator).numpy()
+        count = int(MASK_SHARE * examples * length)
+        index = np.sort(torch.randperm(examples * length, generator=generator)[:count].numpy())
+        labels = ids.flat[index]
+        ids.flat[index] = MASK_ID
+        result.append(TensorBatch.of(Batch(ids, np.ones_like(ids), np.zeros_like(ids), index, labels)))
     return result
 
 

@@ -60,6 +60,7 @@ REJECTED = {
         ("scaling.num_workers=0", "scaling.num_workers"),
         ("batch_size=9 micro_batch_size=1", "batch_size"),  # no example for the second worker in the last micro-batch
         ("batch_size=1 micro_batch_size=32", "batch_size"),
+        ("micro_batch_tokens=16", "micro_batch_tokens 16: the longest example takes"),
     ],
     "evaluate_bias/card": [
         ("models={}", "models"),

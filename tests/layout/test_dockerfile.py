@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "Dockerfile").read_text(encoding="utf-8")
@@ -105,6 +106,8 @@ def test_the_environment_has_the_code_on_its_path_and_no_access_restrictions() -
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # Ray uses the Python of the image
     }
     assert expected.items() <= environment(TEXT).items()
+    submitted = yaml.safe_load((ROOT / "jobs" / "runtime_env.yaml").read_text())["env_vars"]
+    assert environment(TEXT)["PYTORCH_ALLOC_CONF"] == submitted["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
     assert not {"HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"} & set(environment(TEXT))
     assert set(all_of(TEXT, "WORKDIR")) == {"/app"}
     assert "pip install ." not in TEXT  # an installed wheel could hide the code

@@ -23,6 +23,7 @@ from distilray.config.base import (
     TeacherCache,
 )
 from distilray.config.pretraining_data import CacheConfig
+from distilray.errors import InputError
 
 Layer = Annotated[int, Field(ge=-1)]
 Positions = Literal["all", "masked"]
@@ -178,7 +179,7 @@ class IntervalsConfig(Config):
     checkpoint_every_steps: Count = 1000
     keep_checkpoints: Count = Field(default=3, description="newest checkpoints to keep, in addition to the best one")
     poll_preemption_every_steps: Count = Field(
-        default=1, description="interval at which the workers agree on whether one of their machines will be preempted"
+        default=1, description="interval at which the workers ask, during an update, whether a machine is preempted"
     )
 
 
@@ -208,14 +209,20 @@ class TrainingConfig(SeededConfig, RayJobConfig):
     epochs: Positive = 3.0
     batch_size: Count = Field(default=2000, description="examples per optimizer step, over all workers")
     micro_batch_size: Count = Field(default=32, description="maximum examples in one forward pass of a worker")
+    micro_batch_tokens: Count | None = Field(
+        default=None,
+        description="maximum tokens in one forward pass of a worker, including padding: with a large micro_batch_size, "
+        "short examples form larger micro-batches in the same memory; default: no limit",
+    )
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         default="auto", description="auto: bf16 if the device supports it, else fp32; fp16 uses loss scaling"
     )
     activation_checkpointing: bool = Field(
         default=False, description="recompute layers in the backward pass: less memory, a third more computation"
     )
-    compile: bool = Field(
-        default=False, description="apply torch.compile to the layers; needs a C++ compiler on every machine"
+    compile: Literal["auto", True, False] = Field(
+        default="auto",
+        description="torch.compile; needs a C++ compiler on every machine; auto: off until it has been run on a GPU",
     )
     dropout: FractionBelowOne | None = Field(
         default=None, description="dropout of the trained model; default: from the model's own config"
@@ -230,14 +237,32 @@ class TrainingConfig(SeededConfig, RayJobConfig):
 
     @model_validator(mode="after")
     def _every_micro_batch_has_an_example(self) -> "TrainingConfig":
-        workers = self.scaling.num_workers
-        micro_batches = workers * -(-self.batch_size // (workers * self.micro_batch_size))
-        if micro_batches > self.batch_size:
-            raise ValueError(
-                f"batch_size {self.batch_size} leaves some of the {micro_batches} micro-batches of {workers} workers "
-                "empty; raise batch_size or micro_batch_size, or lower scaling.num_workers"
-            )
+        self.check_micro_batches(1)
         return self
+
+    def max_rows(self, width: int) -> int:
+        """Return the maximum number of examples of `width` tokens in a micro-batch; 0 if not even one fits."""
+        if self.micro_batch_tokens is None:
+            return self.micro_batch_size
+        return min(self.micro_batch_size, self.micro_batch_tokens // width)
+
+    def check_micro_batches(self, width: int) -> None:
+        """Check that the micro-batches of all workers have an example each if every example has `width` tokens.
+
+        Raises:
+            InputError: a micro-batch would be empty, or an example exceeds `micro_batch_tokens`.
+        """
+        workers, rows = self.scaling.num_workers, self.max_rows(width)
+        if not rows:
+            raise InputError(
+                f"micro_batch_tokens {self.micro_batch_tokens}: the longest example takes {width} tokens; raise it"
+            )
+        micro_batches = workers * -(-self.batch_size // (workers * rows))
+        if micro_batches > self.batch_size:
+            raise InputError(
+                f"batch_size {self.batch_size} leaves some of the {micro_batches} micro-batches of {workers} workers "
+                "empty; raise batch_size, micro_batch_size or micro_batch_tokens, or lower scaling.num_workers"
+            )
 
 
 class TrainTeacherConfig(TrainingConfig):

@@ -1,11 +1,9 @@
-"""Estimates for training runs and teacher caches: steps, memory, disk space, time and cost."""
+"""Estimates for training runs and teacher caches: steps, disk space, time and cost."""
 
 import math
 import statistics
 from collections.abc import Callable, Mapping
-from typing import Any
 
-import torch
 import yaml
 
 from distilray.config.distillation import (
@@ -18,19 +16,14 @@ from distilray.config.distillation import (
 )
 from distilray.distillation.teacher_cache import cache_content
 from distilray.errors import InputError
-from distilray.models.flops import model_size
-from distilray.models.masked_lm import count_parameters
-from distilray.models.precision import preferred_dtype
 from distilray.runtime import storage
 from distilray.runtime.job import Quantity
 from distilray.runtime.metrics import read_metrics
 from distilray.runtime.progress import format_duration
 from distilray.runtime.run_folder import CONFIG_FILE, METRICS_FILE, read_manifest
 
-_STATE_BYTES = 16  # per trained parameter: the parameter, its gradient and two moments, in fp32
 SAVED_BYTES = 12  # per trained parameter in a checkpoint: the parameter and two moments
 _HIDDEN_BYTES = 2  # per dimension of a cached hidden state
-_LOGIT_ROWS = 4 * 512  # rows of fp32 logits in memory at the same time
 _CANDIDATE_BYTES = 6  # per cached token: 2 for its id, 4 for its log probability
 _GB, _MB = 1e9, 1e6
 
@@ -38,36 +31,6 @@ _GB, _MB = 1e9, 1e6
 def total_steps(config: TrainingConfig, examples: int) -> int:
     """Return the optimizer steps of a run: `max_steps`, or the number of steps in its epochs."""
     return config.max_steps or max(1, math.floor(config.epochs * examples / config.batch_size))
-
-
-def worker_memory_gb(config: TrainingConfig, *, max_seq_length: int, model: Any, teacher: Any | None) -> float:
-    """Estimate the memory of one worker in gigabytes.
-
-    The estimate adds weights, gradients and moments, the activations of a micro-batch of full length, and the logits in
-    use. Activations of a layer take tokens x dim x (34 + 5 x heads x length / dim) bytes in 16 bits (Korthikanti et al.
-    2022, equation 2), or 2 x tokens x dim with activation checkpointing. A teacher keeps only those of one layer.
-
-    Args:
-        max_seq_length: tokens of the longest example.
-        model: the model to train. Only its shape is used, so it may be on the meta device.
-        teacher: the frozen teacher, if it runs.
-    """
-    device = torch.device("cuda" if config.scaling.use_gpu else "cpu")
-    uses_fp32 = config.precision == "fp32" or (
-        config.precision == "auto" and device.type == "cpu" and preferred_dtype(device) == torch.float32
-    )
-    size, heads = model_size(model), model.config.num_attention_heads
-    tokens, width = config.micro_batch_size * max_seq_length, 2 if uses_fp32 else 1  # width relative to 16 bits
-    layer = tokens * size.dim * (34 + 5 * heads * max_seq_length / size.dim) * width
-    activations = size.layers * layer
-    if config.activation_checkpointing:
-        activations = size.layers * 2 * tokens * size.dim * width + layer
-    state = count_parameters(model) * _STATE_BYTES
-    if teacher is not None:
-        state += count_parameters(teacher) * 2 * width
-        activations += layer / 2
-    logits = _LOGIT_ROWS * size.vocabulary * 4
-    return float(state + activations + logits) / _GB
 
 
 def checkpoint_gb(parameters: int, steps: int, intervals: IntervalsConfig) -> tuple[float, float]:

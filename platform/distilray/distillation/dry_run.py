@@ -2,14 +2,13 @@
 
 from typing import Any
 
-from distilray.config.distillation import DistillConfig, TrainingConfig, TrainTeacherConfig
+from distilray.config.distillation import DistillConfig, LossConfig, TrainingConfig, TrainTeacherConfig
 from distilray.distillation.cost import (
     checkpoint_gb,
     describe_cache,
     measured_tokens_per_s,
     time_and_cost,
     total_steps,
-    worker_memory_gb,
 )
 from distilray.distillation.inputs import (
     build_student,
@@ -20,11 +19,14 @@ from distilray.distillation.inputs import (
     create_teacher,
     open_shards,
 )
+from distilray.distillation.memory import worker_memory_gb
+from distilray.distillation.objective import MASKED_LM_ONLY
 from distilray.models.flops import model_size
 from distilray.models.masked_lm import count_parameters, load_masked_lm
 from distilray.models.sources import localize
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime.job import Quantity
+from distilray.runtime.run_folder import read_manifest
 from distilray.runtime.tracking import check_trackers
 
 
@@ -32,7 +34,8 @@ def plan_teacher(config: TrainTeacherConfig) -> dict[str, object]:
     """Validate the inputs of `train_teacher` and describe the run."""
     check_shards(config.shards_dir, config.encoder_dir, localize(config.encoder_dir))
     model, _ = create_teacher(config)
-    return {"parameters": f"{count_parameters(model):,}", **_plan(config, localize(config.encoder_dir), model, None)}
+    plan = _plan(config, MASKED_LM_ONLY, localize(config.encoder_dir), model, None)
+    return {"parameters": f"{count_parameters(model):,}", **plan}
 
 
 def plan_distillation(config: DistillConfig) -> dict[str, object]:
@@ -51,18 +54,27 @@ def plan_distillation(config: DistillConfig) -> dict[str, object]:
         "losses": ", ".join(f"{alpha:g} {name}" for name, alpha in config.losses.alphas.items() if alpha)
         + f", temperature {config.losses.temperature:g}, {config.losses.reduction} reduction",
         "teacher cache": describe_cache(config, model_size(teacher).dim),
-        **_plan(config, folder, student, teacher if config.teacher_cache_dir is None else None),
+        **_plan(config, config.losses, folder, student, teacher if config.teacher_cache_dir is None else None),
     }
 
 
-def _plan(config: TrainingConfig, tokenizer_dir: str, model: Any, teacher: Any | None) -> dict[str, object]:
+def _plan(
+    config: TrainingConfig, losses: LossConfig, tokenizer_dir: str, model: Any, teacher: Any | None
+) -> dict[str, object]:
     check_trackers(config.trackers.extra, config.run_dir)
     shards = open_shards(config, read_tokenizer(tokenizer_dir))
     steps = total_steps(config, len(shards))
     tokens = int(shards.tokens / len(shards) * config.batch_size * steps)
     workers, intervals = config.scaling.num_workers, config.intervals
     written_gb, kept_gb = checkpoint_gb(count_parameters(model), steps, intervals)
-    memory_gb = worker_memory_gb(config, max_seq_length=shards.max_seq_length, model=model, teacher=teacher)
+    memory_gb = worker_memory_gb(
+        config,
+        losses,
+        max_seq_length=shards.max_seq_length,
+        masked_share=read_manifest(config.shards_dir)["content"]["config"]["masking"]["mlm_probability"],
+        model=model,
+        teacher=teacher,
+    )
     return {
         "shards": f"{config.shards_dir}: {len(shards):,} examples, {shards.tokens:,} tokens",
         "steps": Quantity(

@@ -55,6 +55,7 @@ class Feed:
     pad_id: int
     pinned: bool
     targets: TeacherCache | None = None
+    micro_batch_tokens: int | None = None
 
     def micro_steps(self, start: int, stop: int) -> Iterator[MicroStep]:
         """Yield the micro-steps of the optimizer steps [start, stop)."""
@@ -71,8 +72,14 @@ class Feed:
     def _micro_steps_of(self, planned: PlannedRows) -> Iterator[MicroStep]:
         lengths = self.shards.lengths(planned.rows)
         masked = self.shards.mask_counts(planned.rows, planned.epochs)
-        batches = micro_batches(lengths, num_workers=self.num_workers, micro_batch_size=self.micro_batch_size)
-        padded_tokens = sum(len(indices) * padded_width(int(lengths[indices].max())) for indices in batches)
+        widths = padded_width(lengths)
+        batches = micro_batches(
+            widths,
+            num_workers=self.num_workers,
+            micro_batch_size=self.micro_batch_size,
+            micro_batch_tokens=self.micro_batch_tokens,
+        )
+        padded_tokens = sum(len(indices) * int(widths[indices].max()) for indices in batches)
         size = StepSize(int(lengths.sum()), int(masked.sum()), int(np.square(lengths).sum()), padded_tokens)
         own_batches = batches[self.rank :: self.num_workers]
         for number, indices in enumerate(own_batches):

@@ -1,7 +1,7 @@
 """Evaluation on the held-out split during training."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from distilray.distillation.feed import loss_divisors
 from distilray.distillation.objective import DistillationLoss, LossDivisors, TensorBatch
 from distilray.distillation.teacher_cache import TeacherCache
-from distilray.pretraining_data.batches import collate, heldout_rows
+from distilray.pretraining_data.batches import collate, heldout_rows, prefetch
 from distilray.pretraining_data.shards import ShardSet
 from distilray.training.loop import Hook, Step
 
@@ -44,23 +44,27 @@ class HeldoutScorer:
 
     def score(self, module: DistillationLoss) -> Mapping[str, float]:
         """Return `loss` and its unweighted terms as in training, `hit@1`, and `agreement` if there is a teacher."""
-        batches = heldout_rows(
-            self.shards, batch_size=self.batch_size, limit=self.limit, rank=self.rank, num_workers=self.num_workers
-        )
         # All workers must reduce the same names, even a worker that has no batch.
-        sums = dict.fromkeys(module.score_names, 0.0)
+        names = sorted(module.score_names)
+        sums = torch.zeros(len(names), dtype=torch.float64, device=self.device)
         was_training = module.model.training
         module.model.eval()
-        for planned in batches:
-            cached = None if self.targets is None else self.targets.of(planned.rows)
-            batch = TensorBatch.of(collate(self.shards, planned, pad_id=self.pad_id), cached)
+        for batch in prefetch(self._batches):
             loss, terms, hits = module.score(batch.to(self.device), self._divisors)
-            for name, value in {"loss": loss, **terms, **hits}.items():
-                sums[name] += float(value)
+            values = {"loss": loss, **terms, **hits}
+            sums += torch.stack([values[name] for name in names])
             self.on_batch()
         module.model.train(was_training)
-        names = sorted(sums)
-        return dict(zip(names, self.reduce([sums[name] for name in names]), strict=True))
+        return dict(zip(names, self.reduce(sums.tolist()), strict=True))
+
+    def _batches(self) -> Iterator[TensorBatch]:
+        """Yield the batches of this worker, on the host."""
+        for planned in heldout_rows(
+            self.shards, batch_size=self.batch_size, limit=self.limit, rank=self.rank, num_workers=self.num_workers
+        ):
+            cached = None if self.targets is None else self.targets.of(planned.rows)
+            batch = collate(self.shards, planned, pad_id=self.pad_id)
+            yield TensorBatch.of(batch, cached, pinned=self.device.type == "cuda")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from distilray.models.heads import initialize_head_bias
 from distilray.models.masked_lm import load_masked_lm, read_model_config
 from distilray.models.sources import CONFIG_FILE, WEIGHTS_FILE, localize
 from distilray.models.student import create_student
+from distilray.pretraining_data.batches import padded_width
 from distilray.pretraining_data.shards import ShardSet, check_vocabulary, read_splits
 from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash
 from distilray.runtime import storage
@@ -56,10 +57,15 @@ def open_shards(config: TrainingConfig, tokenizer_json: str, *, verify: bool = F
     Args:
         tokenizer_json: tokenizer that the shards must have been encoded with.
         verify: True to check the content of the shards of every split.
+
+    Raises:
+        InputError: the longest examples do not fit into the micro-batches of the recipe, or see `ShardSet`.
     """
     for split in read_splits(config.shards_dir) if verify else ():
         ShardSet(config.shards_dir, split, verify=True)
-    return ShardSet(config.shards_dir, "train", tokenizer_hash=tokenizer_hash(tokenizer_json))
+    shards = ShardSet(config.shards_dir, "train", tokenizer_hash=tokenizer_hash(tokenizer_json))
+    config.check_micro_batches(padded_width(shards.max_seq_length))
+    return shards
 
 
 def check_shards(shards_dir: str, source: str, model_dir: str) -> None:

@@ -63,8 +63,8 @@ def hidden_mse(student_hidden: Tensor, teacher_hidden: Tensor, mask: Tensor) -> 
         student_hidden, teacher_hidden: (batch, length, dim).
         mask: (batch, length), nonzero at real tokens.
     """
-    real = mask.bool()
-    return (student_hidden[real].float() - teacher_hidden[real].float()).square().mean(dim=-1).sum()
+    difference = student_hidden.float() - teacher_hidden.float()
+    return difference.masked_fill(~mask.bool()[:, :, None], 0.0).square().mean(dim=-1).sum()
 
 
 def attention_mse(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ def value_relation_kl(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     )
     # Both are -inf at padded keys, where the difference would be NaN; these keys have no weight.
     terms = teacher_log_p.exp() * (teacher_log_p - student_log_p).masked_fill(padding, 0.0)
-    return terms.sum(dim=-1).mean(dim=1)[real].sum()
+    return terms.sum(dim=-1).mean(dim=1).masked_fill(~real, 0.0).sum()
 
 
 def _scores(queries: Tensor, keys: Tensor) -> Tensor:

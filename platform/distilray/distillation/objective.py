@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -54,20 +55,37 @@ class LossDivisors:
 
 @dataclass(frozen=True)
 class TensorBatch:
-    """A `Batch` as tensors, with the cached outputs of the teacher if a cache is used."""
+    """A `Batch` as tensors, with the cached outputs of the teacher if a cache is used.
+
+    Indices are computed on the host. To compute them on a GPU, the host would have to wait for their number.
+
+    Attributes:
+        token_index: (tokens,) positions of the real tokens in the flattened batch, in ascending order.
+        token_labels: (tokens,) their original ids; -100 where there is nothing to predict.
+    """
 
     input_ids: Tensor
     attention_mask: Tensor
     token_type_ids: Tensor
     mask_index: Tensor
     mask_labels: Tensor
+    token_index: Tensor
+    token_labels: Tensor
     cached: CachedTargets | None = None
 
     @classmethod
     def of(cls, batch: Batch, cached: CachedTargets | None = None, *, pinned: bool = False) -> "TensorBatch":
         """Convert a batch on the host. Pinned memory can be copied to a GPU while the GPU computes."""
-        tensors = cls(**{name: torch.from_numpy(values) for name, values in vars(batch).items()}, cached=cached)
+        token_index = np.flatnonzero(batch.attention_mask)
+        labels = np.full(batch.attention_mask.size, IGNORE_INDEX)
+        labels[batch.mask_index] = batch.mask_labels
+        arrays = {**vars(batch), "token_index": token_index, "token_labels": labels[token_index]}
+        tensors = cls(**{name: torch.from_numpy(values) for name, values in arrays.items()}, cached=cached)
         return tensors._map(lambda field: field.pin_memory()) if pinned else tensors
+
+    @property
+    def has_padding(self) -> bool:
+        return len(self.token_index) < self.attention_mask.numel()
 
     def to(self, device: torch.device) -> "TensorBatch":
         return self._map(lambda field: field.to(device, non_blocking=True))
@@ -86,6 +104,7 @@ class DistillationLoss(nn.Module):
         teacher: frozen teacher; None for masked language modeling alone, or if the batches contain its cached outputs.
         dtype: dtype of the matrix products.
         cached: True if the batches contain cached outputs of the teacher.
+        compiled: compile the transforms of the heads.
     """
 
     def __init__(
@@ -96,6 +115,7 @@ class DistillationLoss(nn.Module):
         dtype: torch.dtype = torch.float32,
         *,
         cached: bool = False,
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         assert not (cached and (teacher is not None or losses.alpha_mse or losses.layer_alphas))
@@ -104,7 +124,7 @@ class DistillationLoss(nn.Module):
         self._frozen = (teacher,)  # a tuple hides it from torch, which would train, save and synchronize a submodule
         self._losses = losses
         self._used = [LOSSES[name] for name, alpha in losses.alphas.items() if alpha]
-        self._dtype = dtype
+        self._dtype, self._compiled = dtype, compiled
         self._layer_pairs: list[tuple[int, int]] = []
         if teacher is not None and losses.layer_alphas:
             self._layer_pairs = losses.layer_map or default_layer_map(
@@ -145,18 +165,18 @@ class DistillationLoss(nn.Module):
     def _encode(self, batch: TensorBatch) -> tuple[Tensor, Teacher | None]:
         """Return the last hidden states of the model, and the teacher's outputs if there is a teacher."""
         teacher = self._teacher(batch)
-        return encode(self.model, batch.input_ids, batch.attention_mask, batch.token_type_ids), teacher
+        return _encode(self.model, batch), teacher
 
     def _teacher(self, batch: TensorBatch) -> Teacher | None:
         assert (batch.cached is not None) == (self._has_teacher and self._frozen[0] is None)
         if batch.cached is not None:
             at_all_tokens = self._losses.compared_positions == "all"
-            return CachedTeacher(batch.cached, at_all_tokens, batch.attention_mask, batch.mask_index)
+            return CachedTeacher(batch.cached, at_all_tokens, batch.token_index, batch.mask_index)
         if self._frozen[0] is None:
             return None
         with torch.no_grad():
-            states = encode(self._frozen[0], batch.input_ids, batch.attention_mask, batch.token_type_ids)
-        return LiveTeacher(self._frozen[0], states, batch.attention_mask, batch.mask_index)
+            states = _encode(self._frozen[0], batch)
+        return LiveTeacher(self._frozen[0], states, batch.token_index, batch.mask_index, self._compiled)
 
     def _terms(
         self, batch: TensorBatch, divisors: LossDivisors, hidden: Tensor, teacher: Teacher | None
@@ -166,11 +186,8 @@ class DistillationLoss(nn.Module):
         hidden_terms: dict[str, Tensor] = {}
         last_hidden = [loss for loss in self._used if loss.compares == "last_hidden"]
         if teacher is not None and last_hidden:
-            mask = batch.attention_mask
-            student_states, teacher_states = hidden[mask.bool()], teacher.token_states()
-            hidden_terms = {
-                loss.name: loss(student_states, teacher_states, mask) / divisors.of(loss) for loss in last_hidden
-            }
+            states = select_rows(hidden, batch.token_index), teacher.token_states()
+            hidden_terms = {loss.name: loss(*states, batch.attention_mask) / divisors.of(loss) for loss in last_hidden}
         if self._layer_pairs:
             hidden_terms |= self._layer_terms(batch.attention_mask, divisors)
             self._student_outputs.clear()
@@ -186,14 +203,15 @@ class DistillationLoss(nn.Module):
         losses = self._losses
         is_compared = teacher is not None and bool(losses.alpha_ce or losses.alpha_mse)
         at_all_tokens = is_compared and losses.compared_positions == "all"
-        rows = batch.attention_mask.flatten().nonzero().squeeze(1) if at_all_tokens else batch.mask_index
-        labels = _dense_labels(batch)[rows] if at_all_tokens else batch.mask_labels
+        rows, labels = batch.mask_index, batch.mask_labels
+        if at_all_tokens:
+            rows, labels = batch.token_index, batch.token_labels
         candidates = [loss for loss in LOSSES.values() if loss.compares == "vocabulary"]
         divisor_of = {loss.name: divisors.of(loss) if at_all_tokens else divisors.masked for loss in candidates}
         is_used = {loss.name: loss in self._used and (is_compared or not loss.needs_teacher) for loss in candidates}
         output = decoder(self.model)
         loss, sums = vocabulary_loss(
-            apply_head_transform(self.model, select_rows(hidden, rows)).to(self._dtype),
+            apply_head_transform(self.model, select_rows(hidden, rows), compiled=self._compiled).to(self._dtype),
             output.weight,
             output.bias,
             labels,
@@ -223,7 +241,5 @@ class DistillationLoss(nn.Module):
         return {name: torch.stack(values).mean() for name, values in terms.items()}
 
 
-def _dense_labels(batch: TensorBatch) -> Tensor:
-    labels = torch.full_like(batch.input_ids.flatten(), IGNORE_INDEX)
-    labels[batch.mask_index] = batch.mask_labels
-    return labels
+def _encode(model: Any, batch: TensorBatch) -> Tensor:
+    return encode(model, batch.input_ids, batch.attention_mask, batch.token_type_ids, has_padding=batch.has_padding)

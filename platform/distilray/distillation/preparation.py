@@ -9,6 +9,7 @@ from torch import nn
 
 from distilray.config.distillation import LossConfig, TrainingConfig
 from distilray.distillation.teacher_cache import TeacherCache
+from distilray.models.compiled_layers import compile_layers
 from distilray.models.flops import ModelSize, step_flops
 from distilray.models.processor import configure_cpu
 from distilray.pretraining_data.shard_cache import ShardCache
@@ -77,9 +78,14 @@ def _optimize_model(model: Any, config: TrainingConfig, device: torch.device) ->
         # On CPUs the backward pass of torch's fused attention is the slowest part of a step. With plain matrix products
         # the whole step is 1.1 to 1.3 times as fast (docs/benchmarks.md).
         model.set_attn_implementation("eager")
-    if config.compile:
-        model.base_model.compile(dynamic=True)
+    if is_compiled(config):
+        compile_layers(model)
     return model
+
+
+def is_compiled(config: TrainingConfig) -> bool:
+    """Return whether models and losses are compiled."""
+    return config.compile is True  # `auto` is off until the compiled step has been run on a GPU
 
 
 def flops_per_step(size: StepSize, model: ModelSize, teacher: ModelSize | None, losses: LossConfig) -> int:

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from distilray.distillation.feed import Feed, MicroStep
 from distilray.distillation.heldout import HeldoutEvaluation, HeldoutScorer
 from distilray.distillation.objective import DistillationLoss
-from distilray.distillation.preparation import LoopSettings, flops_per_step, prepare_models
+from distilray.distillation.preparation import LoopSettings, flops_per_step, is_compiled, prepare_models
 from distilray.models.flops import model_size, peak_flops
 from distilray.models.precision import compute_dtype, precision_of
-from distilray.pretraining_data.batches import prefetch
+from distilray.pretraining_data.batches import padded_width, prefetch
 from distilray.pretraining_data.sample_plan import SamplePlan
 from distilray.pretraining_data.shards import ShardSet, read_splits
 from distilray.pretraining_data.tokenizer import vocabulary_of
@@ -93,10 +93,10 @@ class DivergenceGuard(Hook):
         number, norm = step.done - 1, step.update.grad_norm
         bad_rows: list[int] = []
         if not math.isfinite(step.terms["loss"]):
-            pairs = zip(step.losses, step.batches, strict=True)
-            bad_rows = [row for loss, batch in pairs if not loss.isfinite() for row in batch.rows.tolist()]
-        rows = bad_rows or self.plan.step_rows(number).rows.tolist()
-        ids = self.shards.example_ids(np.array(rows)).tolist()
+            pairs = zip(step.losses.tolist(), step.rows, strict=True)
+            bad_rows = [row for loss, rows in pairs if not math.isfinite(loss) for row in rows.tolist()]
+        diverged = bad_rows or self.plan.step_rows(number).rows.tolist()
+        ids = self.shards.example_ids(np.array(diverged)).tolist()
         record = {"step": number, "grad_norm": str(norm), "loss_not_finite": bool(bad_rows), "example_ids": ids}
         file = self.settings.path(DIVERGED_FOLDER, f"step-{number:07d}-rank-{self.rank}.json")
         storage.write_bytes(file, json.dumps(record, indent=1).encode())
@@ -118,7 +118,9 @@ class _TrainingRun:
         model, teacher = prepare_models(settings, self._device, self._dtype)
         self._size, self._teacher_size = model_size(model), None if teacher is None else model_size(teacher)
         cached = settings.teacher_cache_dir is not None
-        self._loss_module = DistillationLoss(model, teacher, settings.losses, self._dtype, cached=cached)
+        self._loss_module = DistillationLoss(
+            model, teacher, settings.losses, self._dtype, cached=cached, compiled=is_compiled(config)
+        )
         module = self._workers.wrap(self._loss_module, self._device)
         self._objective = PretrainingObjective(module, config.seed, self._workers, self._device)
         warmup = config.optimizer.warmup_fraction
@@ -129,6 +131,7 @@ class _TrainingRun:
             schedule,
             max_grad_norm=config.optimizer.max_grad_norm,
             uses_fp16=self._dtype == torch.float16,
+            keeps_gradients=self._workers.size > 1,
         )
         self._shards = settings.open_shards("train")
         self._plan = SamplePlan(self._shards.shard_rows, config.batch_size, config.seed)
@@ -172,6 +175,7 @@ class _TrainingRun:
             rank=self._workers.rank,
             num_workers=self._workers.size,
             micro_batch_size=self._config.micro_batch_size,
+            micro_batch_tokens=self._config.micro_batch_tokens,
             reduction=self._settings.losses.reduction,
             pad_id=self._pad_id,
             pinned=self._device.type == "cuda",
@@ -201,7 +205,7 @@ class _TrainingRun:
             shards=shards,
             rank=self._workers.rank,
             num_workers=self._workers.size,
-            batch_size=self._config.micro_batch_size,
+            batch_size=self._config.max_rows(padded_width(shards.max_seq_length)),
             pad_id=self._pad_id,
             device=self._device,
             reduce=self._workers.sum_numbers,

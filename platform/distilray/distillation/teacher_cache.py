@@ -172,7 +172,7 @@ class FrozenTeacher:
         batch = batch.to(self._device)
         with autocast(self._device, self._dtype):
             states = encode(self._model, batch.input_ids, batch.attention_mask, batch.token_type_ids)
-            teacher = LiveTeacher(self._model, states, batch.attention_mask, batch.mask_index)
+            teacher = LiveTeacher(self._model, states, batch.token_index, batch.mask_index)
             hidden = teacher.token_states().to("cpu", torch.float16)
             if not hidden.isfinite().all():
                 raise InputError(
@@ -185,7 +185,7 @@ class FrozenTeacher:
     def _top_tokens(self, teacher: LiveTeacher, batch: TensorBatch) -> tuple[Tensor, Tensor]:
         rows = batch.mask_index
         if self.config.positions == "all":
-            rows = batch.attention_mask.flatten().nonzero().squeeze(1)
+            rows = batch.token_index
         output, chunks = teacher.targets(rows), []
         for start in range(0, max(1, len(rows)), _LOGIT_ROWS):
             logits = output.chunk(slice(start, start + _LOGIT_ROWS)).float()

@@ -50,24 +50,25 @@ class LiveTeacher:
 
     Attributes:
         states: (batch, length, dim) last hidden states.
-        mask: (batch, length), nonzero at real tokens.
-        mask_index: (masked,) positions of the masked tokens in the flattened batch.
+        token_index: (tokens,) positions of the real tokens in the flattened batch.
+        mask_index: (masked,) positions of the masked tokens.
+        compiled: compile the transform of the head.
     """
 
     model: Any
     states: Tensor
-    mask: Tensor
+    token_index: Tensor
     mask_index: Tensor
+    compiled: bool = False
 
     def token_states(self) -> Tensor:
-        return self.states[self.mask.bool()]
+        return select_rows(self.states, self.token_index)
 
     @torch.no_grad()
     def targets(self, rows: Tensor) -> DenseTeacher:
-        output = decoder(self.model)
-        return DenseTeacher(
-            apply_head_transform(self.model, select_rows(self.states, rows)), output.weight, output.bias
-        )
+        output, states = decoder(self.model), select_rows(self.states, rows)
+        hidden = apply_head_transform(self.model, states, compiled=self.compiled)
+        return DenseTeacher(hidden, output.weight, output.bias)
 
     def best_tokens(self) -> Tensor:
         return best_tokens(self.model, self.states, self.mask_index)
@@ -79,13 +80,13 @@ class CachedTeacher:
 
     Attributes:
         at_all_tokens: True if the cache has targets for all real tokens, False if only for the masked ones.
-        mask: (batch, length), nonzero at real tokens.
-        mask_index: (masked,) positions of the masked tokens in the flattened batch.
+        token_index: (tokens,) positions of the real tokens in the flattened batch, in ascending order.
+        mask_index: (masked,) positions of the masked tokens.
     """
 
     cached: CachedTargets
     at_all_tokens: bool
-    mask: Tensor
+    token_index: Tensor
     mask_index: Tensor
 
     def token_states(self) -> Tensor:
@@ -97,12 +98,18 @@ class CachedTeacher:
 
     def best_tokens(self) -> Tensor:
         best = self.cached.ids[:, 0].long()
-        return best[self.mask.flatten().cumsum(0)[self.mask_index] - 1] if self.at_all_tokens else best
+        if not self.at_all_tokens:
+            return best
+        return best.index_select(0, torch.searchsorted(self.token_index, self.mask_index))
 
 
 def select_rows(states: Tensor, rows: Tensor) -> Tensor:
-    """Return hidden states (batch, length, dim) at some positions of the flattened batch, (rows, dim)."""
-    return states.flatten(0, 1).index_select(0, rows)
+    """Return hidden states (batch, length, dim) at some distinct positions of the flattened batch, (rows, dim).
+
+    The positions are in ascending order.
+    """
+    flat = states.flatten(0, 1)
+    return flat if len(rows) == len(flat) else flat.index_select(0, rows)
 
 
 def best_tokens(model: Any, states: Tensor, rows: Tensor) -> Tensor:

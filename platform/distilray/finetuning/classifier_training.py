@@ -145,7 +145,14 @@ def _train(training: ClassifierTraining, optimizer: torch.optim.Optimizer, evalu
     assert (training.teacher_outputs is None) == (training.distillation is None)
     total = total_steps(len(training.features.train), settings)
     schedule = partial(learning_rate_factor, total_steps=total, settings=settings)
-    updater = Updater(model, optimizer, schedule, max_grad_norm=settings.max_grad_norm, on_nonfinite="fail")
+    updater = Updater(
+        model,
+        optimizer,
+        schedule,
+        max_grad_norm=settings.max_grad_norm,
+        on_nonfinite="fail",
+        keeps_gradients=workers.size > 1,
+    )
     module = workers.wrap(ClassifierLoss(model, training.dtype, training.distillation), training.device)
     start = evaluations.resume()
     if end_reason := evaluations.state.end_reason:
@@ -194,7 +201,7 @@ class EvaluationHook(Hook):
     def after_step(self, step: Step) -> Stop | None:
         """Evaluate if this step is due. All workers make the same decision."""
         self._loss_sum += step.terms["row_losses"]
-        self._rows_seen += sum(batch.rows for batch in step.batches)
+        self._rows_seen += step.size
         self.on_step(step.done, step.total)
         is_out_of_time = self.max_seconds is not None and self.training.workers.any(self._seconds() > self.max_seconds)
         is_due = step.done in self._evaluation_steps or (is_out_of_time and not self.state.evaluations)

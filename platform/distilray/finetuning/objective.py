@@ -92,13 +92,15 @@ class StepBatch:
     Attributes:
         weights: (batch,) weights of the row losses; over all workers they add up to 1.
         teacher_outputs: (batch, num_outputs); None without a teacher.
-        rows: number of rows of the whole step.
+        rows: (batch,) row numbers.
+        size: number of rows of the whole step.
     """
 
     batch: FeatureBatch
     weights: Tensor
     teacher_outputs: Tensor | None
-    rows: int
+    rows: NDArray[np.int64]
+    size: int
     is_last: bool = True
 
 
@@ -122,7 +124,7 @@ def step_batches(
                 share, weight = rows[:1], 0.0
             targets = None if teacher_outputs is None else torch.from_numpy(teacher_outputs[share])
             batch = collate(train, share, features.pad_id)
-            yield StepBatch(batch, torch.full((len(share),), weight), targets, len(rows))
+            yield StepBatch(batch, torch.full((len(share),), weight), targets, share, len(rows))
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ class FineTuningObjective:
         self.workers.seed_torch(self.seed, step)
         targets = None if batch.teacher_outputs is None else batch.teacher_outputs.to(self.device)
         loss: Tensor = self.module(batch.batch.to(self.device), batch.weights.to(self.device), targets)
-        return loss, {"row_losses": loss.detach() * batch.rows}
+        return loss, {"row_losses": loss.detach() * batch.size}
 
 
 def row_losses(

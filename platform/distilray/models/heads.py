@@ -1,5 +1,7 @@
 """Masked-LM heads: logits of given hidden states, initialization of the bias, and names of parameters."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,9 +20,22 @@ def vocabulary_logits(model: Any, hidden: Tensor) -> Tensor:
     return decoder(model)(apply_head_transform(model, hidden))
 
 
-def apply_head_transform(model: Any, hidden: Tensor) -> Tensor:
+def apply_head_transform(model: Any, hidden: Tensor, *, compiled: bool = False) -> Tensor:
     """Return the input of the decoder, (..., dim), for hidden states (..., dim)."""
+    if compiled:
+        return _compiled_transform()(*architecture_of(model.config).head_of(model)[:-1], hidden)
     output: Tensor = head_transform(model)(hidden)
+    return output
+
+
+@functools.cache
+def _compiled_transform() -> Callable[..., Tensor]:
+    transform: Callable[..., Tensor] = torch.compile(_transform, dynamic=True)
+    return transform
+
+
+def _transform(dense: nn.Module, activation: nn.Module, norm: nn.Module, hidden: Tensor) -> Tensor:
+    output: Tensor = norm(activation(dense(hidden)))
     return output
 
 

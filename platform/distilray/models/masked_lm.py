@@ -64,10 +64,34 @@ def read_model_config(model_dir: str, weights_file: str = WEIGHTS_FILE) -> Any:
     return config
 
 
-def encode(model: Any, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None) -> Tensor:
-    """Return the last hidden states, (batch, length, dim); families without token types ignore `token_type_ids`."""
+def encode(
+    model: Any,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    token_type_ids: Tensor | None,
+    *,
+    has_padding: bool | None = None,
+) -> Tensor:
+    """Return the last hidden states, (batch, length, dim); families without token types ignore `token_type_ids`.
+
+    Args:
+        has_padding: whether the mask has zeros. If None, transformers looks it up in every forward pass, and the host
+            waits for the GPU.
+    """
+    mask: Tensor | None = attention_mask
+    if has_padding is not None:
+        mask = _attention_bias(model, attention_mask.bool()) if has_padding else None
     segments = {"token_type_ids": token_type_ids} if architecture_of(model.config).reads_token_types else {}
-    return model.base_model(input_ids, attention_mask=attention_mask, **segments).last_hidden_state
+    return model.base_model(input_ids, attention_mask=mask, **segments).last_hidden_state
+
+
+def _attention_bias(model: Any, is_real: Tensor) -> Tensor:
+    """Return the four-dimensional mask that transformers would create from `is_real`, (batch, length)."""
+    keys = is_real[:, None, None, :]
+    if model.config._attn_implementation != "eager":
+        return keys.expand(-1, -1, keys.shape[-1], -1)
+    bias = torch.zeros_like(keys, dtype=model.dtype)
+    return bias.masked_fill_(~keys, torch.finfo(model.dtype).min)
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -4,7 +4,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from distilray.pretraining_data.sample_plan import PlannedRows
 from distilray.pretraining_data.shards import ShardSet
 
 T = TypeVar("T")
+Lengths = TypeVar("Lengths", int, NDArray[Any])
 WIDTH_MULTIPLE = 8  # tensor cores need dimensions that are multiples of 8
 
 
@@ -44,8 +45,8 @@ class Batch:
         return replace(self, input_ids=input_ids)
 
 
-def padded_width(longest: int, multiple: int = WIDTH_MULTIPLE) -> int:
-    """Return the width of a batch whose longest row has `longest` tokens."""
+def padded_width(longest: Lengths, multiple: int = WIDTH_MULTIPLE) -> Lengths:
+    """Return the width of a batch whose longest row has `longest` tokens, for a number or an array of them."""
     return -(-longest // multiple) * multiple
 
 

@@ -129,18 +129,38 @@ def _window_rows(plan: SamplePlan, epoch: int, number: int) -> Rows:
     return generator(plan.seed, epoch, 1 + number).permutation(rows)
 
 
-def micro_batches(lengths: NDArray[np.integer], *, num_workers: int, micro_batch_size: int) -> Sequence[Rows]:
+def micro_batches(
+    widths: NDArray[np.integer], *, num_workers: int, micro_batch_size: int, micro_batch_tokens: int | None = None
+) -> Sequence[Rows]:
     """Return the micro-batches of one optimizer step; worker r processes number r, r + num_workers, ...
 
-    The rows are sorted by length and split into micro-batches of nearly equal size. This keeps padding low, and all
-    workers get the same number of micro-batches and a similar amount of work.
+    The rows are sorted by width, so that there is little padding. The widest come first: running out of memory fails
+    early, and later micro-batches fit into the memory of earlier ones. They are split into rounds, and each round into
+    a micro-batch per worker. There are as few rounds as the limits allow, with nearly equally many rows unless a limit
+    prevents it. All workers get the same number of micro-batches and a similar amount of work.
 
     Args:
-        lengths: (rows,) length of each row of the step.
+        widths: (rows,) padded length of each row of the step.
         micro_batch_size: maximum number of rows of a micro-batch.
+        micro_batch_tokens: maximum number of tokens of a micro-batch, including padding; None for no limit. It must be
+            at least the largest width.
 
     Returns:
         The indices of the rows of each micro-batch, within the step.
     """
-    per_worker = -(-len(lengths) // (num_workers * micro_batch_size))
-    return np.array_split(np.argsort(lengths, kind="stable"), per_worker * num_workers)
+    order = np.argsort(-widths, kind="stable")
+    rows = np.full(len(order), micro_batch_size)  # of a micro-batch that starts at each position
+    if micro_batch_tokens is not None:
+        rows = np.minimum(rows, micro_batch_tokens // widths[order])
+    assert rows.min() > 0
+    limits = num_workers * rows  # rows of a round
+    rounds = start = 0
+    while start < len(order):
+        start, rounds = start + limits[start], rounds + 1
+    batches: list[Rows] = []
+    start = 0
+    for remaining in range(rounds, 0, -1):
+        stop = start + min(limits[start], -((start - len(order)) // remaining))
+        batches += np.array_split(order[start:stop], num_workers)
+        start = stop
+    return batches

@@ -33,6 +33,7 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_SCHEDULER_EVENTS": "0",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True",
 }
 
 # Variable with the labels of the nodes for data tasks, such as `role=data`, set by the cluster. Otherwise Ray would

@@ -1,13 +1,32 @@
 """Training loop in plain torch, for teachers, students, fine-tuning runs and search trials."""
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from distilray.training.optimizer import Update, Updater
 from distilray.training.process_group import Workers
+
+
+class MicroBatch(Protocol):
+    """Micro-batch of one worker. The loop releases it, with its tensors, after the backward pass.
+
+    Attributes:
+        is_last: True for the last micro-batch of an optimizer step.
+        rows: row numbers of its examples.
+        size: size of the whole optimizer step, over all workers.
+    """
+
+    @property
+    def is_last(self) -> bool: ...
+    @property
+    def rows(self) -> Any: ...
+    @property
+    def size(self) -> Any: ...
 
 
 class Objective(Protocol):
@@ -33,16 +52,18 @@ class Step:
         done: number of completed steps, including this one.
         total: number of steps of the run.
         terms: this worker's share of the `loss` and its terms; the shares of all workers add up.
-        batches: micro-batches of this worker.
-        losses: loss of each micro-batch.
+        size: size of the step, over all workers.
+        rows: row numbers of the examples of each micro-batch of this worker.
+        losses: (micro-batches,) loss of each micro-batch of this worker, on its device.
         checkpoint_now: set by a hook to request a checkpoint from a later hook.
     """
 
     done: int
     total: int
     terms: Mapping[str, float]
-    batches: Sequence[Any]
-    losses: Sequence[Tensor]
+    size: Any
+    rows: Sequence[Any]
+    losses: Tensor
     update: Update
     checkpoint_now: bool = False
 
@@ -82,7 +103,7 @@ class Hook:
 
 def train(
     objective: Objective,
-    batches: Iterator[Any],
+    batches: Iterator[MicroBatch],
     updater: Updater,
     workers: Workers,
     hooks: Sequence[Hook],
@@ -92,36 +113,42 @@ def train(
 ) -> Stop | None:
     """Train from step `start` up to `total`.
 
-    Args:
-        batches: micro-batches of this worker; the last one of each step has `is_last` set.
-
     Returns:
         The reason if a hook stopped training, else None.
     """
 
     def enter(phase: str) -> None:
         for hook in hooks:
-            hook.on_phase(step, len(micro_batches), phase)
+            hook.on_phase(step, len(rows), phase)
 
     for step in range(start, total):
-        micro_batches: list[Any] = []
-        terms_by_batch: list[dict[str, Tensor]] = []
-        while not (micro_batches and micro_batches[-1].is_last):
+        rows: list[Any] = []
+        values: list[Tensor] = []  # (1 + terms,) loss and terms of each micro-batch
+        is_last = False
+        while not is_last:
             enter("data")
             batch = next(batches)
+            is_last, size = batch.is_last, batch.size
             enter("forward")
-            with workers.gradient_sync(objective.module, enabled=batch.is_last):
+            with workers.gradient_sync(objective.module, enabled=is_last):
                 loss, terms = objective(step, batch)
                 enter("backward")
                 updater.scale_loss(loss * workers.size).backward()  # DDP averages, but losses add up
-            micro_batches.append(batch)
-            terms_by_batch.append({"loss": loss.detach(), **terms})
-        sums = {name: float(sum(terms[name] for terms in terms_by_batch)) for name in terms_by_batch[0]}
+            rows.append(batch.rows)
+            del batch
+            values.append(torch.stack([loss.detach(), *terms.values()]))
         enter("update")
-        losses = [terms["loss"] for terms in terms_by_batch]
-        completed = Step(step + 1, total, sums, micro_batches, losses, updater.update(step))
+        norm, *sums = _read(updater.clip_gradients(), values)
+        named, losses = dict(zip(["loss", *terms], sums, strict=True)), torch.stack(values)[:, 0]
+        completed = Step(step + 1, total, named, size, rows, losses, updater.update(step, norm))
         for hook in hooks:
             enter(hook.phase)
             if stop := hook.after_step(completed):
                 return stop
     return None
+
+
+def _read(norm: Tensor, values: Sequence[Tensor]) -> list[float]:
+    """Return a scalar and the sum of some vectors. Only here does the host wait for the device in a step."""
+    numbers: list[float] = torch.cat([norm.view(1), functools.reduce(torch.add, values)]).tolist()
+    return numbers

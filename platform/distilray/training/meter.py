@@ -82,7 +82,7 @@ class Meter(Hook):
 
     def after_step(self, step: Step) -> None:
         """Add the step, and report a row if one is due."""
-        size: StepSize = step.batches[-1].size
+        size: StepSize = step.size
         self.add(
             step.terms,
             tokens=size.tokens,

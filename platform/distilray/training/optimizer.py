@@ -71,6 +71,8 @@ class Updater:
         schedule: step (from 0) -> share of the peak learning rate.
         uses_fp16: scale the loss; the scale is halved when gradients overflow, and raised again over time.
         on_nonfinite: "skip" a step whose gradient is not finite, or "fail".
+        keeps_gradients: set gradients to zero instead of freeing them, so that they remain in the buckets of DDP, which
+            would otherwise copy them there in every step. A single worker frees them: that saves a pass over them.
 
     Attributes:
         skipped, skipped_in_a_row: number of skipped steps, in total and most recently in a row.
@@ -85,11 +87,13 @@ class Updater:
         max_grad_norm: float,
         uses_fp16: bool = False,
         on_nonfinite: Literal["skip", "fail"] = "skip",
+        keeps_gradients: bool = False,
     ) -> None:
         self.optimizer = optimizer
         self.skipped, self.skipped_in_a_row = 0, 0
         self._parameters = list(model.parameters())
         self._schedule, self._max_grad_norm, self._on_nonfinite = schedule, max_grad_norm, on_nonfinite
+        self._keeps_gradients = keeps_gradients
         self._scaler = torch.amp.GradScaler(self._parameters[0].device.type, enabled=uses_fp16)
 
     def scale_loss(self, loss: Tensor) -> Tensor:
@@ -97,23 +101,29 @@ class Updater:
         result: Tensor = self._scaler.scale(loss)
         return result
 
-    def update(self, step: int) -> Update:
-        """Apply the gradients of optimizer step `step` (from 0), and clear them.
+    def clip_gradients(self) -> Tensor:
+        """Unscale and clip the gradients of a step. Return their norm before clipping, a scalar on the device."""
+        self._scaler.unscale_(self.optimizer)
+        return nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm)
+
+    def update(self, step: int, norm: float) -> Update:
+        """Apply the clipped gradients of optimizer step `step` (from 0), and clear them.
+
+        Args:
+            norm: value of the result of `clip_gradients`.
 
         Raises:
             RuntimeError: the gradients are not finite and `on_nonfinite` is "fail".
         """
         rate = set_learning_rate(self.optimizer, self._schedule(step))
-        self._scaler.unscale_(self.optimizer)
-        norm = float(nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm))
         if self._on_nonfinite == "fail" and not math.isfinite(norm):
             raise RuntimeError(f"step {step + 1}: gradient norm is {norm} at learning rate {rate:.3g}; lower the rate")
         is_skipped = not math.isfinite(norm)
-        can_lower_scale = self._scaler.is_enabled() and self._scaler.get_scale() > 1.0
+        can_lower_scale = is_skipped and self._scaler.is_enabled() and self._scaler.get_scale() > 1.0
         if not is_skipped:
             self._scaler.step(self.optimizer)
         self._scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=not self._keeps_gradients)
         self.skipped += is_skipped
         # An overflow is expected as long as the scale can be lowered.
         self.skipped_in_a_row = self.skipped_in_a_row + (not can_lower_scale) if is_skipped else 0

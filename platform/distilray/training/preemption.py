@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from ray import train
@@ -15,8 +16,11 @@ FAILURE_DETECTION_S = 60.0  # Ray needs several health checks to notice a lost m
 class PreemptionWatcher(Hook):
     """Requests a checkpoint when a machine of the run is about to be preempted.
 
+    Polling is collective: every worker waits for the others and for an actor of Ray. It therefore happens in a thread
+    while the update of a step runs, and all workers read the result after the same step.
+
     Args:
-        every_steps: steps between two polls. Polling is collective, so all workers must poll in the same steps.
+        every_steps: steps between two polls.
         notice: receives a notice of one line.
         get_info: returns a `PreemptionInfo` or None; by default Ray Train's function.
     """
@@ -33,22 +37,25 @@ class PreemptionWatcher(Hook):
     ) -> None:
         self._every_steps, self._notice, self._sleep = every_steps, notice, sleep
         self._get_info = get_info or train.get_preemption_info
+        self._thread = ThreadPoolExecutor(1, "preemption")
+        self._poll: Future[Any | None] | None = None
         self._known: Any | None = None
 
-    def after_step(self, step: Step) -> None:
-        """Poll, except after the last step, which has a checkpoint anyway."""
-        notice = None if step.is_last else self.poll(step.done)
-        if notice:
-            step.checkpoint_now = True
-            self._notice(f"{notice}: checkpoint of step {step.done:,} now")
+    def on_phase(self, step: int, micro_step: int, phase: str) -> None:
+        """Start a poll with the update of every `every_steps`-th step."""
+        if phase == "update" and (step + 1) % self._every_steps == 0:
+            self._poll = self._thread.submit(self._get_info)
 
-    def poll(self, done: int) -> str | None:
-        """Return a new preemption notice, or None. All workers must call this after every step."""
-        info = None if done % self._every_steps else self._get_info()
-        if info is None or info == self._known:
-            return None
+    def after_step(self, step: Step) -> None:
+        """Request a checkpoint after a new notice, except after the last step, which has a checkpoint anyway."""
+        info = self._poll.result() if self._poll else None
+        self._poll = None
+        if info is None or info == self._known or step.is_last:
+            return
         self._known = info
-        return f"the machine of rank {', '.join(map(str, info.preempted_ranks))} is being preempted"
+        step.checkpoint_now = True
+        ranks = ", ".join(map(str, info.preempted_ranks))
+        self._notice(f"the machine of rank {ranks} is being preempted: checkpoint of step {step.done:,} now")
 
     @contextlib.contextmanager
     def attribute_errors(self) -> Iterator[None]:

@@ -71,7 +71,7 @@ class Workers:
         torch.manual_seed(int(hash_integers(seed, *numbers, self.rank) >> np.uint64(1)))
 
     def wrap(self, module: nn.Module, device: torch.device) -> nn.Module:
-        """Wrap a module in DDP, which averages its gradients over all workers.
+        """Wrap a module in DDP, which averages its gradients over all workers. Buffers must be constant.
 
         `find_unused_parameters` makes a resumed run bit-identical to an uninterrupted one. Without it, DDP rebuilds its
         buckets after the first step, and the rounding of a sum of three or more gradients depends on their position in
@@ -80,7 +80,9 @@ class Workers:
         if self.size == 1:
             return module
         devices = [device] if device.type == "cuda" else None
-        return DistributedDataParallel(module, devices, gradient_as_bucket_view=True, find_unused_parameters=True)
+        return DistributedDataParallel(
+            module, devices, broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=True
+        )
 
     def gradient_sync(self, module: nn.Module, *, enabled: bool) -> contextlib.AbstractContextManager[None]:
         """Return a context that enables or disables gradient averaging in the backward passes of a wrapped module."""

@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from distilray.config.distillation import DistillConfig, EstimateConfig, IntervalsConfig
-from distilray.distillation.cost import checkpoint_gb, time_and_cost, total_steps, worker_memory_gb
+from distilray.distillation.cost import checkpoint_gb, time_and_cost, total_steps
 from distilray.distillation.dry_run import plan_distillation
 
 VALUES = {
@@ -71,24 +71,6 @@ def test_the_plan_counts_the_tokens_of_all_steps(plan):
         int(number.replace(",", "")) for number in re.findall(r"([\d,]+) (?:examples|tokens)", values["shards"])
     )
     assert values["tokens"] == f"{int(tokens / examples * 10 * 7):,}"
-
-
-@pytest.mark.parametrize(("precision", "width"), [("fp32", 2), ("bf16", 1)])
-def test_the_memory_of_a_worker_follows_from_the_shape_of_its_models(teacher, precision, width):
-    values = {"teacher_dir": "-", "shards_dir": "-", "micro_batch_size": 8, "precision": precision}
-    config = DistillConfig.model_validate(VALUES | values)
-    recomputing = DistillConfig.model_validate(VALUES | values | {"activation_checkpointing": True})
-    parameters, logits = sum(each.numel() for each in teacher.parameters()), 2048 * teacher.config.vocab_size * 4
-    tokens, length, layers, dim, heads = 8 * 32, 32, 4, 32, 2
-    layer = tokens * dim * (34 + 5 * heads * length / dim) * width
-    expected = parameters * (16 + 2 * width) + (layers + 0.5) * layer + logits
-    assert worker_memory_gb(config, max_seq_length=length, model=teacher, teacher=teacher) == pytest.approx(
-        expected / 1e9
-    )
-    expected = parameters * 16 + layers * 2 * tokens * dim * width + layer + logits
-    assert worker_memory_gb(recomputing, max_seq_length=length, model=teacher, teacher=None) == pytest.approx(
-        expected / 1e9
-    )
 
 
 @pytest.mark.parametrize(("steps", "written", "kept"), [(5, 1, 1), (20, 2, 2), (25, 3, 2)])

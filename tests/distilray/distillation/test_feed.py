@@ -6,9 +6,8 @@ from distilray.pretraining_data.sample_plan import SamplePlan
 from tests.tiny.shards import step_counts
 
 BATCH_SIZE, STEPS = 23, 3
-every_shape = pytest.mark.parametrize(
-    ("workers", "micro_batch_size"), [(1, 32), (1, 5), (2, 6), (3, 4), (4, 2)], ids=str
-)
+# Workers, rows and, in the last case, tokens of a micro-batch.
+every_shape = pytest.mark.parametrize("limits", [(1, 32), (1, 5), (2, 6), (3, 4), (4, 2), (2, 23, 128)], ids=str)
 
 
 @pytest.fixture
@@ -20,8 +19,9 @@ def plan(shards):
 def steps_of(shards, plan):
     """Return the micro-steps of each worker, grouped by optimizer step."""
 
-    def steps(workers, micro_batch_size, *, reduction="global", start=0, stop=STEPS):
-        settings = {"num_workers": workers, "micro_batch_size": micro_batch_size, "reduction": reduction}
+    def steps(workers, micro_batch_size, tokens=None, *, reduction="global", start=0, stop=STEPS):
+        settings = {"num_workers": workers, "micro_batch_size": micro_batch_size, "micro_batch_tokens": tokens}
+        settings["reduction"] = reduction
         feeds = [
             Feed(shards=shards, plan=plan, rank=rank, pad_id=0, pinned=False, **settings) for rank in range(workers)
         ]
@@ -41,10 +41,9 @@ def group_by_step(micro_steps):
 
 
 @every_shape
-def test_workers_share_the_examples_of_each_step_in_equally_many_micro_batches(
-    steps_of, plan, workers, micro_batch_size
-):
-    by_worker = steps_of(workers, micro_batch_size)
+def test_workers_share_the_examples_of_each_step_in_equally_many_micro_batches(steps_of, plan, limits):
+    by_worker = steps_of(*limits)
+    workers, micro_batch_size, *token_limit = limits
     assert [len(steps) for steps in by_worker] == [STEPS] * workers
     for step in range(STEPS):
         numbers = [[micro.number for micro in steps[step]] for steps in by_worker]
@@ -52,11 +51,13 @@ def test_workers_share_the_examples_of_each_step_in_equally_many_micro_batches(
         batches = [micro.rows for steps in by_worker for micro in steps[step]]
         assert 1 <= min(map(len, batches)) <= max(map(len, batches)) <= micro_batch_size
         assert sorted(np.concatenate(batches)) == sorted(plan.step_rows(step).rows)
+        for limit in token_limit:
+            assert max(micro.batch.input_ids.numel() for steps in by_worker for micro in steps[step]) <= limit
 
 
 @every_shape
-def test_the_size_of_a_step_is_the_sum_over_its_micro_batches(steps_of, workers, micro_batch_size):
-    by_worker = steps_of(workers, micro_batch_size)
+def test_the_size_of_a_step_is_the_sum_over_its_micro_batches(steps_of, limits):
+    by_worker = steps_of(*limits)
     for step in range(STEPS):
         micro_steps = [micro for steps in by_worker for micro in steps[step]]
         size = micro_steps[0].size
@@ -82,12 +83,8 @@ def values_of(micro_step):
 
 @every_shape
 @pytest.mark.parametrize("reduction", ["global", "original"])
-def test_quotients_add_up_to_the_mean_of_the_step_or_of_the_micro_batches(
-    steps_of, workers, micro_batch_size, reduction
-):
-    micro_steps = [
-        micro for (step,) in steps_of(workers, micro_batch_size, reduction=reduction, stop=1) for micro in step
-    ]
+def test_quotients_add_up_to_the_mean_of_the_step_or_of_the_micro_batches(steps_of, limits, reduction):
+    micro_steps = [micro for (step,) in steps_of(*limits, reduction=reduction, stop=1) for micro in step]
     for name in ("tokens", "masked"):
         values = [values_of(micro)[name] for micro in micro_steps]
         means = [each.mean() if len(each) else 0.0 for each in values]  # 0 without anything to predict
@@ -99,8 +96,8 @@ def test_quotients_add_up_to_the_mean_of_the_step_or_of_the_micro_batches(
 
 
 @every_shape
-def test_global_divisors_are_the_counts_of_the_whole_step(steps_of, shards, plan, workers, micro_batch_size):
-    divisors = {micro.divisors for (step,) in steps_of(workers, micro_batch_size, stop=1) for micro in step}
+def test_global_divisors_are_the_counts_of_the_whole_step(steps_of, shards, plan, limits):
+    divisors = {micro.divisors for (step,) in steps_of(*limits, stop=1) for micro in step}
     assert divisors == {step_counts(shards, plan.step_rows(0).rows)}
 
 

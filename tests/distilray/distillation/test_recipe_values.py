@@ -65,7 +65,7 @@ def test_evaluations_and_checkpoints_follow_their_intervals(fit):
     assert steps <= {3, 6, 7}
 
 
-@pytest.mark.parametrize(("every", "polls"), [(1, 5), (2, 2), (4, 1)])
+@pytest.mark.parametrize(("every", "polls"), [(1, 6), (2, 3), (4, 1)])
 def test_preemptions_are_polled_at_their_interval(fit, monkeypatch, every, polls):
     calls = []
     monkeypatch.setattr("ray.train.get_preemption_info", lambda: calls.append(1))

@@ -122,7 +122,7 @@ def test_biases_and_layer_norms_do_not_decay(bert_dir):
 
 def test_each_step_and_each_worker_draws_its_own_dropout():
     cpu = torch.device("cpu")
-    batch = StepBatch(SimpleNamespace(to=lambda _: None), torch.ones(1), None, rows=1)
+    batch = StepBatch(SimpleNamespace(to=lambda _: None), torch.ones(1), None, np.arange(1), size=1)
 
     def drawn(step, rank):
         objective = FineTuningObjective(lambda *_: torch.rand(1), 1, Workers(rank, 2, cpu), cpu)

@@ -51,6 +51,18 @@ def random_batch(size=4, length=17):
     return input_ids, attention_mask, token_type_ids
 
 
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=precision_of)
+def test_hidden_states_do_not_depend_on_who_looks_for_padding(model_dir, attention, dtype):
+    model = load_masked_lm(model_dir).to(dtype)
+    model.set_attn_implementation(attention)
+    ids, mask, types = random_batch()
+    full = torch.ones_like(mask)
+    with autocast(torch.device("cpu"), dtype), torch.no_grad():
+        assert torch.equal(encode(model, ids, mask, types, has_padding=True), encode(model, ids, mask, types))
+        assert torch.equal(encode(model, ids, full, types, has_padding=False), encode(model, ids, full, types))
+
+
 def truncate(folder, length):
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:length])

@@ -101,6 +101,50 @@ def test_rows_are_mixed_within_a_window_and_windows_within_an_epoch():
     assert (np.histogram(rows[:2000], bins=4, range=(0, 20_000))[0] > 200).all()
 
 
+def padded_tokens(widths, parts):
+    return [len(indices) * widths[indices].max() for indices in parts]
+
+
+@few_examples
+@given(
+    widths=st.lists(st.integers(1, 64), min_size=9, max_size=80).map(np.array),
+    workers=st.integers(1, 4),
+    micro_batch_size=st.integers(3, 40),
+    tokens=st.integers(192, 600),
+)
+def test_a_token_budget_limits_micro_batches_and_all_workers_get_equally_many(
+    widths, workers, micro_batch_size, tokens
+):
+    """The budget has room for three of the widest rows, and there are at least two rows for each worker."""
+    limits = {"num_workers": workers, "micro_batch_size": micro_batch_size}
+    parts = micro_batches(widths, micro_batch_tokens=tokens, **limits)
+    assert sorted(np.concatenate(parts)) == list(range(len(widths)))
+    assert len(parts) % workers == 0
+    assert 1 <= min(map(len, parts)) <= max(map(len, parts)) <= micro_batch_size
+    assert max(padded_tokens(widths, parts)) <= tokens
+    # Never more micro-batches than with as many rows as fit at the largest width.
+    rows = min(micro_batch_size, tokens // widths.max())
+    assert len(parts) <= len(micro_batches(widths, num_workers=workers, micro_batch_size=int(rows)))
+
+
+def test_short_rows_form_larger_micro_batches_within_a_token_budget():
+    widths = np.array([512] * 40 + [128] * 160)
+    parts = micro_batches(widths, num_workers=2, micro_batch_size=100, micro_batch_tokens=4096)
+    # 40 rows of 512 tokens take 6 micro-batches of 8, filled up with 8 short rows; the other 152 need 6 more.
+    assert [len(indices) for indices in parts[::2]] == [8, 8, 8, 26, 26, 25]
+    assert padded_tokens(widths, parts[::2]) == [4096, 4096, 4096, 3328, 3328, 3200]
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_the_widest_rows_come_first_for_every_worker(num_workers):
+    widths = np.random.default_rng(1).integers(8, 512, 100)
+    parts = micro_batches(widths, num_workers=num_workers, micro_batch_size=7)
+    for rank in range(num_workers):
+        longest = [widths[indices].max() for indices in parts[rank::num_workers]]
+        assert longest == sorted(longest, reverse=True)
+    assert widths[parts[0]].max() == widths.max()
+
+
 @pytest.mark.parametrize("num_workers", [1, 2, 4, 8])
 def test_micro_batches_have_little_padding_and_all_workers_get_similar_lengths(num_workers):
     lengths = np.random.default_rng(1).integers(8, 512, 2000)

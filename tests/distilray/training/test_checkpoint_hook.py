@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import torch
 
 from distilray.config.distillation import OptimizerConfig
 from distilray.errors import InputError
@@ -31,7 +32,7 @@ def create_hook(model, teacher_dir, tmp_path):
         optimizer = create_optimizer(own, OptimizerConfig())
         updater = Updater(own, optimizer, lambda _: 1.0, max_grad_norm=1.0, uses_fp16=True)
         updater.scale_loss(sum(parameter.sum() for parameter in own.parameters())).backward()
-        updater.update(0)
+        updater.update(0, float(updater.clip_gradients()))
         return CheckpointHook(
             CheckpointStore(str(tmp_path), keep=2, config_hash="a-config", notice=lambda _: None),
             workers or Workers.single(),
@@ -59,7 +60,7 @@ def saved(create_hook):
 
 
 def step(done, total=8, **changes):
-    return Step(done, total, {}, [], [], Update(1.0, 1.0, False), **changes)
+    return Step(done, total, {}, None, [], torch.empty(0), Update(1.0, 1.0, False), **changes)
 
 
 def test_resuming_restores_counts_loss_scale_scores_and_step(create_hook, saved):

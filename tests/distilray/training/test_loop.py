@@ -1,8 +1,10 @@
+import weakref
 from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from distilray.training.loop import Hook, Stop, train
 from distilray.training.optimizer import Updater
@@ -18,6 +20,7 @@ class MicroBatch:
 
     rows: torch.Tensor
     is_last: bool
+    size: int = len(ROWS)
 
 
 class SquaredOutput:
@@ -94,8 +97,39 @@ def test_hooks_are_called_for_all_phases_in_order_with_the_sums_of_the_step():
     assert recorder.phases == [*micro_steps, (4, 2, "update"), (4, 2, "recorder")]
     (step,) = recorder.steps
     assert step.terms["rows"] == 4.0
-    assert step.terms["loss"] == pytest.approx(sum(float(loss) for loss in step.losses))
-    assert [len(batch.rows) for batch in step.batches] == [1, 3]
+    assert step.terms["loss"] == pytest.approx(step.losses.sum().item())
+    assert [len(rows) for rows in step.rows] == [1, 3]
+    assert step.size == 4
+
+
+def test_a_micro_batch_is_released_before_the_next_one_is_used():
+    alive = []
+
+    def batches():
+        earlier = []
+        for batch in batches_of([1, 1, 1, 1], 2):
+            alive.append(sum(reference() is not None for reference in earlier))
+            earlier.append(weakref.ref(batch))
+            yield batch
+            del batch
+
+    run(batches(), total=2)
+    assert alive == [0] * 8
+
+
+def test_the_loss_and_the_gradient_are_read_once_per_step():
+    reads = []
+
+    class CountReads(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten._local_scalar_dense.default:
+                reads.append(func)
+            return func(*args, **(kwargs or {}))
+
+    with CountReads(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "tolist", lambda tensor: reads.append("tolist") or tensor.detach().numpy().tolist())
+        run(batches_of([1, 3], 3), total=3)
+    assert reads == ["tolist"] * 3
 
 
 def test_a_resumed_run_trains_the_remaining_steps():

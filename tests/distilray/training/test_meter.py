@@ -1,5 +1,4 @@
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -86,8 +85,8 @@ def test_due_steps_report_a_row_of_finite_values(create_meter, clock):
     )
     for done in range(1, 6):
         clock.now += 1.0
-        batch, update = SimpleNamespace(size=StepSize(30, 5, 900, 40)), Update(0.1, math.nan, is_skipped=done > 2)
-        meter.after_step(Step(done, 5, {"loss": 2.0}, [batch], [], update))
+        update = Update(0.1, math.nan, is_skipped=done > 2)
+        meter.after_step(Step(done, 5, {"loss": 2.0}, StepSize(30, 5, 900, 40), [], torch.ones(1), update))
     assert [(row["step"], row.get("loss"), row["mfu"]) for row in rows] == [
         (2, 2.0, 900),
         (4, None, 900),

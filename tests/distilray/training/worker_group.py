@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from distilray.config.distillation import DistillConfig
 from distilray.distillation.inputs import create_student_and_teacher
@@ -21,6 +22,8 @@ from distilray.distillation.preparation import LoopSettings
 from distilray.distillation.setup import train_loop
 from distilray.finetuning.classifier_training import ClassifierTraining, fine_tune
 from distilray.pretraining_data.tokenizer import read_tokenizer
+from distilray.training import process_group
+from distilray.training.optimizer import Updater
 from distilray.training.process_group import Workers
 from tests.tiny.tasks import classifier, features, settings
 
@@ -106,17 +109,35 @@ class Crossed(nn.Module):
         return x.square().sum()
 
 
+class SmallBuckets(DistributedDataParallel):
+    """DDP with a bucket for almost every parameter."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, bucket_cap_mb=1e-4, **options)
+
+
 def sum_gradients(rank: int, size: int, folder: Path) -> None:
-    """Run the same step three times, and write hashes of the gradients."""
+    """Run the same step of two micro-steps three times, and record the gradients and whether they stay in memory."""
     join(rank, size, folder)
     torch.manual_seed(1)
-    module = Workers.from_process_group().wrap(Crossed(), torch.device("cpu"))
-    x, hashes = torch.randn(5, 7, generator=torch.Generator().manual_seed(rank)), []
-    for _ in range(3):
-        module.zero_grad()
-        module(x).backward()
-        hashes.append(hash_of(torch.cat([parameter.grad.flatten() for parameter in module.parameters()])))
-    (folder / f"{rank}.json").write_text(json.dumps(hashes))
+    process_group.DistributedDataParallel = SmallBuckets
+    workers, model = Workers.from_process_group(), Crossed()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    updater = Updater(model, optimizer, lambda step: 0.0, max_grad_norm=1e9, keeps_gradients=True)
+    for group in optimizer.param_groups:
+        group["peak_lr"] = 0.0
+    module = workers.wrap(model, torch.device("cpu"))
+    x, hashes, addresses = torch.randn(5, 7, generator=torch.Generator().manual_seed(rank)), [], []
+    for step in range(3):
+        for factor in (1.0, 0.5):
+            with workers.gradient_sync(module, enabled=factor == 0.5):
+                module(factor * x).backward()
+        gradients = [parameter.grad for parameter in model.parameters()]
+        hashes.append(hash_of(torch.cat([gradient.flatten() for gradient in gradients])))
+        addresses.append([gradient.data_ptr() for gradient in gradients])
+        updater.update(step, float(updater.clip_gradients()))
+    buckets = len(module.reducer._get_zeros_like_grad_buckets())
+    (folder / f"{rank}.json").write_text(json.dumps({"hashes": hashes, "addresses": addresses, "buckets": buckets}))
 
 
 def join(rank: int, size: int, folder: Path) -> None:

@@ -253,7 +253,7 @@ def training_model(config: PlanConfig, training: TrainingEstimate, machine: Mach
         steps=training.steps,
         examples=recipe.batch_size,
         tokens=training.tokens_per_step,
-        micro_batch_size=recipe.micro_batch_size,
+        micro_batch_size=recipe.max_rows(math.ceil(training.tokens_per_step / recipe.batch_size)),
         compute_s=compute_s,
         backward_share=training.backward_share,
         gradient_bytes=float(training.parameters * _GRADIENT_BYTES),

@@ -11,7 +11,8 @@ import torch
 from distilray.config.distillation import DistillConfig
 from distilray.config.plan import ModelShapeConfig, PlanConfig, Precision, TextConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
-from distilray.distillation.cost import checkpoint_gb, total_steps, worker_memory_gb
+from distilray.distillation.cost import checkpoint_gb, total_steps
+from distilray.distillation.memory import worker_memory_gb
 from distilray.distillation.preparation import flops_per_step
 from distilray.errors import InputError
 from distilray.models.architectures import BERT, DISTILBERT, Architecture
@@ -166,7 +167,9 @@ def estimate_training(examples: ExampleEstimate, config: DistillConfig, shape: M
         student=sizes[0],
         worker_gb=worker_memory_gb(
             config,
+            config.losses,
             max_seq_length=examples.max_length,
+            masked_share=examples.masked_share,
             model=student,
             teacher=teacher if runs_teacher else None,
         ),
