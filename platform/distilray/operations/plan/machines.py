@@ -1,7 +1,7 @@
 """Devices and machines from the table in `machines.yaml`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,9 @@ class Device:
     memory_gb_per_s: float
     link_gb_per_s: float
     fp32_flops_per_s: float
-    mfu: Mapping[Precision, float]
     bf16_flops_per_s: float | None = None
-    measured: tuple[Precision, ...] = ()
-    source: str = "assumed; no published measurement is known"
-
-    def source_of(self, precision: Precision) -> str:
-        """Return the source of the MFU in a precision."""
-        return self.source if precision in self.measured else Device.source
+    mfu: Mapping[Precision, float] = field(default_factory=dict)
+    source: str = ""
 
     @property
     def is_gpu(self) -> bool:
