@@ -1,7 +1,7 @@
 """Trace of the operations of a training step: FLOPs, memory traffic, host synchronizations and peak memory.
 
-The tensors are fake (`FakeTensorMode`): they have a shape, a dtype and a device but no values. So a step of full size is
-traced in seconds, for a GPU that the machine does not have.
+The tensors are fake (`FakeTensorMode`): they have a shape, a dtype and a device but no values. So a step of full size
+is traced in seconds, for a GPU that the machine does not have.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from torch.utils.flop_counter import flop_registry
 MATRIX_PRODUCTS, ATTENTION, ELEMENT_WISE = "matrix products", "attention", "element-wise"
 PROJECT = Path(__file__).parents[1] / "platform"
 aten = torch.ops.aten
-PRODUCTS = {aten.mm, aten.addmm, aten.bmm, aten.baddbmm}
+PRODUCTS = {aten.mm, aten.addmm, aten.addmm_, aten.bmm, aten.baddbmm}
 SELECTING = {
     aten.embedding,
     aten.index_select,
@@ -39,6 +39,7 @@ OVERWRITING = {aten.copy_, aten.fill_, aten.zero_, *SCATTERING}  # do not read i
 ALLOCATING = {aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided}
 ALIASING = {aten._unsafe_view, aten.lift_fresh, aten.detach, aten.view, aten.alias}
 COPIES = {aten._to_copy, aten.copy_}
+FLOPS = {**flop_registry, aten.addmm_: flop_registry[aten.addmm]}
 Sizes = dict[int, int]  # bytes by the number of a storage
 
 
@@ -106,6 +107,13 @@ class OperationTrace(TorchDispatchMode):
         super().__exit__(*error)
         self._context.close()
 
+    def clear(self) -> None:
+        """Forget all operations; the memory of live tensors still counts."""
+        self.operations.clear()
+        self.synchronizations.clear()
+        self.host_operations.clear()
+        self.peak_bytes = self.live_bytes
+
     @property
     def live_storages(self) -> set[int]:
         return set(self._storages)
@@ -128,16 +136,14 @@ class OperationTrace(TorchDispatchMode):
             self._storages[number] = weakref.ref(storage, release)
         return self._numbers[address]
 
-    def run_fused(self, function: Callable[..., Any], *args: Any, passes: int) -> Any:
-        """Run a function as one kernel that reads its inputs `passes` times, and keeps no intermediate result."""
-        inputs = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
+    def run_fused(self, function: Callable[..., Any], args: Any, *, inputs: Iterable[Tensor], passes: int) -> Any:
+        """Run a function as one kernel that reads its inputs `passes` times and stores no intermediate results."""
+        reads = {number: passes * size for number, size in self._sizes(inputs).items()}
         self._is_fused = True
         result = function(*args)
         self._is_fused = False
-        outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        reads = {number: passes * size for number, size in self._sizes(inputs).items()}
-        name = f"fused {function.__name__}"
-        self.operations.append(Operation(self.component, ELEMENT_WISE, name, 0, reads, self._sizes(outputs)))
+        writes = self._sizes(leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
+        self.operations.append(Operation(self.component, ELEMENT_WISE, "fused", 0, reads, writes))
         return result
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -178,13 +184,15 @@ class OperationTrace(TorchDispatchMode):
         read = [tensor for tensor in inputs if not (is_overwritten and any(tensor is each for each in written))]
         if packet in SELECTING:
             read = inputs[1:]
+        elif packet.__name__.endswith("_like") or packet.__name__.startswith("new_"):
+            read = []
         reads, writes = self._sizes(read), self._sizes([*new, *written])
         if packet in SELECTING and written + new:
             reads[self.number(inputs[0])] = stored_bytes((written + new)[0])
         if packet in SCATTERING:
             writes = {self.number(inputs[0]): stored_bytes(inputs[-1])}
         kind = MATRIX_PRODUCTS if packet in PRODUCTS else ATTENTION if "attention" in str(packet) else ELEMENT_WISE
-        formula, result = flop_registry.get(packet), outputs[0] if len(outputs) == 1 else outputs
+        formula, result = FLOPS.get(packet), outputs[0] if len(outputs) == 1 else outputs
         flops = formula(*args, **kwargs, out_val=result) if formula else 0
         self.operations.append(Operation(self.component, kind, str(packet).removeprefix("aten."), flops, reads, writes))
 
