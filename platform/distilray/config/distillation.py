@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from distilray.config.base import (
     Config,
     Count,
+    Deterministic,
     Fraction,
     FractionBelowOne,
     InputFile,
@@ -17,6 +18,7 @@ from distilray.config.base import (
     ModelRef,
     NonNegative,
     Positive,
+    PrecisionSetting,
     RayJobConfig,
     SeededConfig,
     Shards,
@@ -208,9 +210,8 @@ class TrainingConfig(SeededConfig, RayJobConfig):
     epochs: Positive = 3.0
     batch_size: Count = Field(default=2000, description="examples per optimizer step, over all workers")
     micro_batch_size: Count = Field(default=32, description="maximum examples in one forward pass of a worker")
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
-        default="auto", description="auto: bf16 if the device supports it, else fp32; fp16 uses loss scaling"
-    )
+    precision: PrecisionSetting = "auto"
+    deterministic: Deterministic = False
     activation_checkpointing: bool = Field(
         default=False, description="recompute layers in the backward pass: less memory, a third more computation"
     )
@@ -286,9 +287,7 @@ class CacheTeacherConfig(RayJobConfig):
         default="all", description="positions to store; masked is sufficient for losses.ce_positions=masked only"
     )
     batch_size: Count = Field(default=64, description="examples of one forward pass")
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
-        default="auto", description="precision of the forward pass; auto: bf16 if the device supports it, else fp32"
-    )
+    precision: PrecisionSetting = "auto"
     scaling: CacheTeacherScaling = CacheTeacherScaling()
     estimate: EstimateConfig = EstimateConfig()
     cache: CacheConfig = CacheConfig()

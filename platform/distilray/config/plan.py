@@ -8,7 +8,6 @@ from distilray.config.base import Config, Count, InputFile, NonNegative, Positiv
 from distilray.config.distillation import EstimateConfig
 
 WordCount = Annotated[int, Field(ge=0)]
-Precision = Literal["fp32", "fp16", "bf16"]
 
 
 class StageRecipeConfig(Config):

@@ -70,7 +70,8 @@ class Updater:
     Args:
         schedule: step (from 0) -> share of the peak learning rate.
         uses_fp16: scale the loss; the scale is halved when gradients overflow, and raised again over time.
-        on_nonfinite: "skip" a step whose gradient is not finite, or "fail".
+        on_nonfinite: "skip" a step whose gradient is not finite, or "fail". In fp16, steps are skipped as long as the
+            scale can be lowered.
 
     Attributes:
         skipped, skipped_in_a_row: number of skipped steps, in total and most recently in a row.
@@ -101,15 +102,15 @@ class Updater:
         """Apply the gradients of optimizer step `step` (from 0), and clear them.
 
         Raises:
-            RuntimeError: the gradients are not finite and `on_nonfinite` is "fail".
+            RuntimeError: the gradients are not finite at any loss scale, and `on_nonfinite` is "fail".
         """
         rate = set_learning_rate(self.optimizer, self._schedule(step))
         self._scaler.unscale_(self.optimizer)
         norm = float(nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm))
-        if self._on_nonfinite == "fail" and not math.isfinite(norm):
-            raise RuntimeError(f"step {step + 1}: gradient norm is {norm} at learning rate {rate:.3g}; lower the rate")
         is_skipped = not math.isfinite(norm)
         can_lower_scale = self._scaler.is_enabled() and self._scaler.get_scale() > 1.0
+        if is_skipped and self._on_nonfinite == "fail" and not can_lower_scale:
+            raise RuntimeError(f"step {step + 1}: gradient norm is {norm} at learning rate {rate:.3g}; lower the rate")
         if not is_skipped:
             self._scaler.step(self.optimizer)
         self._scaler.update()

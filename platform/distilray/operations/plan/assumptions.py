@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
+from distilray.config.base import Precision
 from distilray.config.distillation import DistillConfig
 from distilray.config.plan import (
     ClusterConfig,
     ModelShapeConfig,
     PlanConfig,
-    Precision,
     StageRecipeConfig,
     StageRecipesConfig,
     TextConfig,

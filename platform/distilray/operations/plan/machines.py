@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from distilray.config.plan import ClusterConfig, Precision
+from distilray.config.base import Precision
+from distilray.config.plan import ClusterConfig
 from distilray.errors import InputError
 from distilray.models.flops import peak_flops
 

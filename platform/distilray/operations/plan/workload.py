@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from distilray.config.base import Precision
 from distilray.config.distillation import DistillConfig
-from distilray.config.plan import ModelShapeConfig, PlanConfig, Precision, TextConfig
+from distilray.config.plan import ModelShapeConfig, PlanConfig, TextConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.distillation.cost import checkpoint_gb, total_steps, worker_memory_gb
 from distilray.distillation.preparation import flops_per_step
@@ -18,6 +19,7 @@ from distilray.errors import InputError
 from distilray.models.architectures import BERT, DISTILBERT, Architecture
 from distilray.models.flops import ModelSize, model_size
 from distilray.models.masked_lm import count_parameters
+from distilray.models.precision import fastest_precision
 from distilray.operations.plan.machines import Device
 from distilray.operations.plan.roofline import PROJECTION, Roofline, StepWork, projected_mfu
 from distilray.schemas import EXAMPLES
@@ -203,13 +205,13 @@ def heldout_passes(training: TrainingEstimate) -> int:
 
 
 def resolve_precision(training: TrainingEstimate, device: Device) -> Precision:
-    """Return the precision that the recipe uses on a device; `auto` means bf16 if supported, else fp32.
+    """Return the precision that the recipe uses on a device.
 
     Raises:
         InputError: the device does not support the precision.
     """
     setting = training.config.precision
-    precision: Precision = setting if setting != "auto" else "bf16" if device.peak("bf16") else "fp32"
+    precision = fastest_precision(lambda name: device.peak(name) is not None) if setting == "auto" else setting
     if device.peak(precision) is None:
         raise InputError(f"precision: {device.name} does not support {precision}; change it in the distill recipe")
     return precision

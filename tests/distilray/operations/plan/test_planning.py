@@ -138,6 +138,15 @@ def test_a_model_that_does_not_fit_and_a_projected_rate_are_warnings(tmp_path, v
     assert (warning or "") in summary
 
 
+@pytest.mark.parametrize(("machine", "precision"), [("g4dn.12xlarge", "fp16"), ("p4d.24xlarge", "bf16")])
+def test_the_plan_uses_the_precision_that_auto_means_on_the_device(tmp_path, machine, precision):
+    auto, explicit = (
+        run_of(tmp_path, recipes={"distill": recipe}, cluster={"machine": machine})
+        for recipe in ({}, {"precision": precision})
+    )
+    assert auto == explicit
+
+
 def test_a_precision_that_the_device_does_not_support_is_refused(tmp_path):
     with pytest.raises(InputError, match="V100 does not support bf16"):
         plan_of(tmp_path, recipes={"distill": {"precision": "bf16"}}, cluster={"machine": "p3.16xlarge"})
