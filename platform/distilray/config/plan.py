@@ -67,7 +67,7 @@ class ClusterConfig(Config):
     data_price_per_machine_hour: NonNegative | None = None
     mfu: Annotated[float, Field(gt=0.0, le=1.0)] | None = Field(
         default=None,
-        description="model FLOPs utilization: share of peak that training reaches; default: measured by others, or projected",
+        description="model FLOPs utilization: share of peak that training reaches; default: published, or projected",
     )
 
 

@@ -23,7 +23,7 @@ class Device:
     memory_gb: float
     memory_gb_per_s: float
     link_gb_per_s: float
-    fp32_flops_per_s: float
+    fp32_flops_per_s: float | None = None
     bf16_flops_per_s: float | None = None
     mfu: Mapping[Precision, float] = field(default_factory=dict)
     source: str = ""
@@ -35,11 +35,9 @@ class Device:
 
     def peak(self, precision: Precision) -> float | None:
         """Return the peak FLOPs per second, or None if the precision is not supported."""
-        if precision == "fp32":
-            return self.fp32_flops_per_s
         if self.is_gpu:
             return peak_flops(self.name, precision)
-        return self.bf16_flops_per_s if precision == "bf16" else None
+        return {"fp32": self.fp32_flops_per_s, "bf16": self.bf16_flops_per_s}.get(precision)
 
 
 @dataclass(frozen=True)
