@@ -19,6 +19,7 @@ NAMES = (
     "encode_corpus",
     "ingest",
     "training_step",
+    "step_trace",
     "distillation",
     "checkpointing",
     "scaling",

@@ -44,6 +44,7 @@ class TrialContext:
     trials_folder: str
     seed: int
     precision: str
+    deterministic: bool
     trial: TrialConfig
     features: Mapping[int, Any]
     stop_reason: str

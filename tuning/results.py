@@ -177,6 +177,7 @@ def best_recipe(config: SearchGlueConfig, searches: Sequence[TaskSearch], summar
         "tasks": [search.task for search in searches],
         "allow_other_row_counts": config.allow_other_row_counts,
         "precision": config.precision,
+        "deterministic": config.deterministic,
         "per_task": {search.task: search.winning_settings.model_dump(mode="json") for search in searches},
         "scaling": winners_scaling(config).model_dump(mode="json"),
         "ray": config.ray.model_dump(mode="json"),

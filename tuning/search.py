@@ -105,6 +105,7 @@ def _experiments(
             trials_folder=folder.path(TRIALS_FOLDER, task),
             seed=config.seed,
             precision=config.precision,
+            deterministic=config.deterministic,
             trial=config.trial,
             features={length: ray.put(task_features) for length, task_features in features.items()},
             stop_reason=_stop_reason(config),
@@ -199,7 +200,12 @@ def _run_winners(
     results = execute_runs(
         runs,
         {search.task: encoded[search.task][search.winning_settings.max_length] for search in searches},
-        FineTunePlan(folder.path(WINNERS_FOLDER), config.precision, winners_scaling(config, room)),
+        FineTunePlan(
+            folder.path(WINNERS_FOLDER),
+            config.precision,
+            winners_scaling(config, room),
+            deterministic=config.deterministic,
+        ),
         run_dir=folder.uri,
         job=f"{folder.job} winners",
     )

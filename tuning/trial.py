@@ -22,7 +22,7 @@ from distilray.finetuning.classifier_training import ClassifierTraining, fine_tu
 from distilray.finetuning.features import TaskFeatures
 from distilray.finetuning.fine_tune_state import Evaluation, EvaluationHistory
 from distilray.finetuning.tasks import TASKS
-from distilray.models.precision import compute_dtype
+from distilray.models.precision import compute_dtype, configure_arithmetic
 from distilray.models.processor import configure_cpu
 from distilray.models.sources import localize
 from distilray.runtime import storage
@@ -164,6 +164,7 @@ def _fine_tune(
     features: TaskFeatures = ray.get(context.features[settings.max_length])
     model_dir, minutes = localize(context.model_dir), context.trial.max_minutes
     model = load_classifier(model_dir, TASKS[context.task], seed=context.seed, dropout=settings.dropout)
+    configure_arithmetic(device, deterministic=context.deterministic)
     dtype = compute_dtype(context.precision, device)
     return fine_tune(
         ClassifierTraining(model, features, settings, context.seed, device, dtype),

@@ -44,6 +44,7 @@ def context(work, tmp_path, features):
         trials_folder=str(tmp_path / "trials"),
         seed=56,
         precision="fp32",
+        deterministic=False,
         trial=TrialConfig(cpus=1, gpus=0),
         features={32: features},
         stop_reason="behind others",

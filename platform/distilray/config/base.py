@@ -19,6 +19,17 @@ FractionBelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Text = Annotated[str, Field(min_length=1)]
+Precision = Literal["fp32", "fp16", "bf16"]
+PrecisionSetting = Annotated[
+    Literal["auto", "bf16", "fp16", "fp32"],
+    Field(
+        description="precision of matrix products; auto: bf16 or else fp16 if the device has matrix units for it, "
+        "otherwise fp32; training in fp16 scales the loss"
+    ),
+]
+Deterministic = Annotated[
+    bool, Field(description="bit-identical results on the same GPUs, also after an interruption; slower")
+]
 
 C = TypeVar("C", bound="Config")
 

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from distilray.config.base import (
     Config,
     Count,
+    Deterministic,
     Fraction,
     FractionBelowOne,
     InputFile,
@@ -17,6 +18,7 @@ from distilray.config.base import (
     ModelRef,
     NonNegative,
     Positive,
+    PrecisionSetting,
     RayJobConfig,
     SeededConfig,
     Shards,
@@ -214,9 +216,8 @@ class TrainingConfig(SeededConfig, RayJobConfig):
         description="maximum tokens in one forward pass of a worker, including padding: with a large micro_batch_size, "
         "short examples form larger micro-batches in the same memory; default: no limit",
     )
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
-        default="auto", description="auto: bf16 if the device supports it, else fp32; fp16 uses loss scaling"
-    )
+    precision: PrecisionSetting = "auto"
+    deterministic: Deterministic = False
     activation_checkpointing: bool = Field(
         default=False, description="recompute layers in the backward pass: less memory, a third more computation"
     )
@@ -311,9 +312,7 @@ class CacheTeacherConfig(RayJobConfig):
         default="all", description="positions to store; masked is sufficient for losses.ce_positions=masked only"
     )
     batch_size: Count = Field(default=64, description="examples of one forward pass")
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
-        default="auto", description="precision of the forward pass; auto: bf16 if the device supports it, else fp32"
-    )
+    precision: PrecisionSetting = "auto"
     scaling: CacheTeacherScaling = CacheTeacherScaling()
     estimate: EstimateConfig = EstimateConfig()
     cache: CacheConfig = CacheConfig()

@@ -18,6 +18,7 @@ from distilray.config.base import (
     InputName,
     JobConfig,
     ModelRef,
+    PrecisionSetting,
     RayJobConfig,
     SeededConfig,
     Shards,
@@ -113,7 +114,7 @@ class EvaluateFillMaskConfig(SeededConfig, RayJobConfig):
         default=None, description="number of held-out examples or of rows, from the start; default: all"
     )
     batch_size: Count = 32
-    precision: Literal["auto", "bf16", "fp32"] = Field(
+    precision: PrecisionSetting = Field(
         default="auto", description="precision for the scores; latency is always measured in fp32"
     )
     device: Literal["auto", "cpu", "gpu"] = Field(default="auto", description="auto: a GPU if there is one")
@@ -166,7 +167,7 @@ class EvaluateBiasConfig(SeededConfig):
     )
     max_bad_fraction: Fraction = Field(default=0.05, description="share of the rows of a file that may be unusable")
     batch_size: Count = 64
-    precision: Literal["auto", "bf16", "fp32"] = Field(
+    precision: PrecisionSetting = Field(
         default="fp32", description="precision of the encoder; fp32 because the compared likelihoods are close"
     )
 

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from distilray.config.base import (
     Config,
     Count,
+    Deterministic,
     Fraction,
     FractionBelowOne,
     GlueDir,
@@ -16,6 +17,7 @@ from distilray.config.base import (
     ModelRef,
     NonNegative,
     Positive,
+    PrecisionSetting,
     RayJobConfig,
     SeededConfig,
 )
@@ -112,7 +114,8 @@ class GlueConfig(SeededConfig, RayJobConfig):
     )
     fine_tuning: TaskConfig = TaskConfig()
     per_task: dict[TaskName, TaskConfig] = Field(default={}, description="settings that override fine_tuning, by task")
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    precision: PrecisionSetting = "auto"
+    deterministic: Deterministic = False
 
     def task_config(self, task: TaskName) -> TaskConfig:
         """Return the settings of a task: `fine_tuning`, overridden by `per_task`."""

@@ -8,7 +8,6 @@ from distilray.config.base import Config, Count, InputFile, NonNegative, Positiv
 from distilray.config.distillation import EstimateConfig
 
 WordCount = Annotated[int, Field(ge=0)]
-Precision = Literal["fp32", "fp16", "bf16"]
 
 
 class StageRecipeConfig(Config):
@@ -68,7 +67,7 @@ class ClusterConfig(Config):
     data_price_per_machine_hour: NonNegative | None = None
     mfu: Annotated[float, Field(gt=0.0, le=1.0)] | None = Field(
         default=None,
-        description="model FLOPs utilization: share of peak that training reaches; default: from the table",
+        description="model FLOPs utilization: share of peak that training reaches; default: published, or projected",
     )
 
 

@@ -25,6 +25,7 @@ from distilray.distillation.teacher_cache import (
 from distilray.errors import InputError
 from distilray.models.flops import model_size
 from distilray.models.masked_lm import count_parameters, load_masked_lm
+from distilray.models.precision import configure_arithmetic
 from distilray.models.processor import configure_cpu
 from distilray.models.sources import localize
 from distilray.pretraining_data.shard_cache import ShardCache
@@ -139,6 +140,7 @@ def _write_shard_targets(item: Values, *, config: CacheTeacherConfig, pad_id: in
     device = torch.device("cuda" if config.scaling.gpus_per_task else "cpu")
     if device.type == "cpu":
         configure_cpu(config.scaling.cpus_per_task)
+    configure_arithmetic(device, deterministic=False)
     teacher = FrozenTeacher(load_masked_lm(localize(config.teacher_dir)), config, device)
     shards = ShardSet(config.shards_dir, task.split, verify=True, cache=ShardCache(config.cache), only=[task.name])
     name = targets_name(task.name)

@@ -114,7 +114,7 @@ class _TrainingRun:
         config = settings.config
         self._settings, self._config, self._workers = settings, config, Workers.from_process_group()
         self._device = worker_device(use_gpu=config.scaling.use_gpu)
-        self._dtype = compute_dtype(config.precision, self._device)
+        self._dtype = compute_dtype(config.precision, self._device, any_worker=self._workers.any)
         model, teacher = prepare_models(settings, self._device, self._dtype)
         self._size, self._teacher_size = model_size(model), None if teacher is None else model_size(teacher)
         cached = settings.teacher_cache_dir is not None

@@ -121,7 +121,7 @@ def fine_tune(
         RuntimeError: a gradient or an output is not finite.
     """
     check_length(training.model, training.settings)
-    optimizer = adamw(training.model.to(training.device).train(), training.settings)
+    updater = _create_updater(training)
     state = FineTuneState(
         folder,
         identity=training.identity(),
@@ -132,28 +132,33 @@ def fine_tune(
         notice=notice,
     )
     try:
-        evaluations = EvaluationHook(training, state, optimizer, report, on_step, max_seconds, clock)
-        return state.finish(training.model, _train(training, optimizer, evaluations))
+        evaluations = EvaluationHook(training, state, updater, report, on_step, max_seconds, clock)
+        return state.finish(training.model, _train(training, updater, evaluations))
     finally:
         state.close()
         training.model.eval()
 
 
-def _train(training: ClassifierTraining, optimizer: torch.optim.Optimizer, evaluations: "EvaluationHook") -> str:
+def _create_updater(training: ClassifierTraining) -> Updater:
+    model, settings = training.model.to(training.device).train(), training.settings
+    total = total_steps(len(training.features.train), settings)
+    return Updater(
+        model,
+        adamw(model, settings),
+        partial(learning_rate_factor, total_steps=total, settings=settings),
+        max_grad_norm=settings.max_grad_norm,
+        uses_fp16=training.dtype == torch.float16,
+        on_nonfinite="fail",
+        keeps_gradients=training.workers.size > 1,
+    )
+
+
+def _train(training: ClassifierTraining, updater: Updater, evaluations: "EvaluationHook") -> str:
     """Train from the last checkpoint, and return the reason why training ended."""
-    model, settings, workers = training.model, training.settings, training.workers
+    settings, workers = training.settings, training.workers
     assert (training.teacher_outputs is None) == (training.distillation is None)
     total = total_steps(len(training.features.train), settings)
-    schedule = partial(learning_rate_factor, total_steps=total, settings=settings)
-    updater = Updater(
-        model,
-        optimizer,
-        schedule,
-        max_grad_norm=settings.max_grad_norm,
-        on_nonfinite="fail",
-        keeps_gradients=workers.size > 1,
-    )
-    module = workers.wrap(ClassifierLoss(model, training.dtype, training.distillation), training.device)
+    module = workers.wrap(ClassifierLoss(training.model, training.dtype, training.distillation), training.device)
     start = evaluations.resume()
     if end_reason := evaluations.state.end_reason:
         return end_reason
@@ -177,7 +182,7 @@ class EvaluationHook(Hook):
 
     training: ClassifierTraining
     state: FineTuneState
-    optimizer: torch.optim.Optimizer
+    updater: Updater
     report: Callable[[Evaluation], bool]
     on_step: Callable[[int, int], None]
     max_seconds: float | None
@@ -194,7 +199,7 @@ class EvaluationHook(Hook):
     def resume(self) -> int:
         """Restore the last checkpoint, and return its step. Training time continues from that of its evaluation."""
         now = self.clock()
-        start = self.state.resume(self.training.model, self.optimizer)
+        start = self.state.resume(self.training.model, self.updater)
         self._started_at = now - (self.state.evaluations[-1].seconds if self.state.evaluations else 0.0)
         return start
 
@@ -226,7 +231,7 @@ class EvaluationHook(Hook):
         if patience is not None and number - state.best.number >= patience:
             return "patience"
         epochs, steps = divmod(step.done, per_epoch)
-        state.save(training.model, self.optimizer, PlanState(epochs, steps * training.settings.batch_size))
+        state.save(training.model, self.updater, PlanState(epochs, steps * training.settings.batch_size))
         return None
 
     def _train_loss(self) -> float:

@@ -20,7 +20,7 @@ from distilray.finetuning.fine_tune_state import CHECKPOINTS_FOLDER, Evaluation,
 from distilray.finetuning.metrics import predictions, task_scores
 from distilray.finetuning.objective import predict
 from distilray.finetuning.tasks import TASKS
-from distilray.models.precision import compute_dtype
+from distilray.models.precision import compute_dtype, configure_arithmetic
 from distilray.models.processor import configure_cpu
 from distilray.models.sources import MODEL_FOLDER, localize
 from distilray.runtime import storage
@@ -93,6 +93,7 @@ class FineTunePlan:
     scaling: FineTuneScaling
     distillation: TaskDistillationConfig | None = None
     with_test: bool = False
+    deterministic: bool = False
     features: Mapping[TaskName, Any] = field(default_factory=dict)
 
     def folder_of(self, run: FineTuneRun) -> str:
@@ -118,6 +119,7 @@ def execute_run(
     """
     workers = workers or Workers.from_process_group()
     configure_cpu(plan.scaling.cpus_per_worker)
+    configure_arithmetic(device, deterministic=plan.deterministic)
     folder = storage.join(plan.folder_of(run), _TRAINING_FOLDER)
     training = ClassifierTraining(
         _load_model(run).to(device),
@@ -125,7 +127,7 @@ def execute_run(
         run.settings,
         run.seed,
         device,
-        compute_dtype(plan.precision, device),
+        compute_dtype(plan.precision, device, any_worker=workers.any),
         workers,
         _teacher_outputs(plan, run, features, device, workers),
         plan.distillation,
@@ -184,7 +186,7 @@ def _teacher_outputs(
         return None
     teacher_dir = storage.join(plan.distillation.teacher_run_dir, MODELS_FOLDER, run.task)
     teacher = load_fine_tuned(localize(teacher_dir), TASKS[run.task]).to(device)
-    dtype = compute_dtype(plan.precision, device)
+    dtype = compute_dtype(plan.precision, device, any_worker=workers.any)
     return predict(teacher, features.train, pad_id=features.pad_id, device=device, dtype=dtype, workers=workers)
 
 
@@ -210,6 +212,7 @@ def _identity(plan: FineTunePlan, run: FineTuneRun) -> dict[str, Any]:
         "start": run.start,
         "settings": run.settings.identity_values(),
         "precision": plan.precision,
+        "deterministic": plan.deterministic,
         "distillation": distillation,
         "with_test": plan.with_test,
     }

@@ -15,6 +15,7 @@ from distilray.models.sources import MODEL_FOLDER, WEIGHTS_FILE
 from distilray.pretraining_data.sample_plan import PlanState
 from distilray.runtime import storage
 from distilray.training.checkpoint import BrokenCheckpointError, CheckpointStore, Snapshot, TrainingState
+from distilray.training.optimizer import Updater
 from distilray.training.process_group import Workers
 
 EVALUATIONS_FILE = "evaluations.json"
@@ -96,7 +97,7 @@ class FineTuneState:
         """Evaluation with the highest score; the earliest of equal ones."""
         return max(self.evaluations, key=lambda one: (one.scores[self._metric], -one.step))
 
-    def resume(self, model: Any, optimizer: torch.optim.Optimizer) -> int:
+    def resume(self, model: Any, updater: Updater) -> int:
         """Restore the state from the folder on all workers, and return the number of completed steps.
 
         Sets `end_reason` if the run is already finished; then only `finish` remains to be called.
@@ -117,10 +118,12 @@ class FineTuneState:
             if self._workers.rank == 0:  # an unusable checkpoint must not count as the newest one later
                 storage.remove_folder(storage.join(self._folder, CHECKPOINTS_FOLDER))
             return 0
-        self._store.restore(self.best.step, model, optimizer)
+        step = self.evaluations[-1].step
+        self._store.restore(self.best.step, model, updater.optimizer)
         self._best_weights = _copy_weights(model)
-        self._store.restore(self.evaluations[-1].step, model, optimizer)
-        return self.evaluations[-1].step
+        self._store.restore(step, model, updater.optimizer)
+        updater.load_scaler_state(self._store.state(step).scaler)
+        return step
 
     def add(self, evaluation: Evaluation, model: Any) -> None:
         """Add an evaluation of the current weights."""
@@ -128,7 +131,7 @@ class FineTuneState:
         if self.best is evaluation:
             self._best_weights = _copy_weights(model)
 
-    def save(self, model: Any, optimizer: torch.optim.Optimizer, plan: PlanState) -> None:
+    def save(self, model: Any, updater: Updater, plan: PlanState) -> None:
         """Start to write the checkpoint of the last evaluation.
 
         Raises:
@@ -137,8 +140,8 @@ class FineTuneState:
         if self._store and self._workers.rank == 0:
             self._write_evaluations()
             last = self.evaluations[-1]
-            state = TrainingState(last.step, plan, self._identity, metrics=last.scores)
-            self._store.save(Snapshot.of(model, optimizer, state, self._tokenizer_json))
+            state = TrainingState(last.step, plan, self._identity, scaler=updater.scaler_state(), metrics=last.scores)
+            self._store.save(Snapshot.of(model, updater.optimizer, state, self._tokenizer_json))
 
     def finish(self, model: Any, end_reason: str) -> EvaluationHistory:
         """Restore the best weights, and replace the checkpoints in the folder by the model.

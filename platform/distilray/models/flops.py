@@ -7,33 +7,54 @@ from typing import Any
 
 from distilray.models.architectures import architecture_of
 
-# Dense tensor-core peaks in flops per second, from NVIDIA's data sheets, which also list twice these rates for
-# sparse weights. The V100 has no bf16. fp32 is omitted because it depends on whether TF32 is enabled.
-_PEAKS: Mapping[str, Mapping[str, float]] = {
-    "V100": {"fp16": 125e12},
-    "A100": {"bf16": 312e12, "fp16": 312e12},
-    "A10G": {"bf16": 70e12, "fp16": 70e12},  # half the peak of an A10
-    "L4": {"bf16": 121e12, "fp16": 121e12},
-    "L40S": {"bf16": 362e12, "fp16": 362e12},
-    "H100": {"bf16": 989e12, "fp16": 989e12},  # SXM; its device name has no suffix
-    "H100 PCIe": {"bf16": 756e12, "fp16": 756e12},
-    "H100 NVL": {"bf16": 835e12, "fp16": 835e12},
-    "H200": {"bf16": 989e12, "fp16": 989e12},
-    "H200 NVL": {"bf16": 835e12, "fp16": 835e12},
+# Dense tensor-core peaks in Tflops per second, for 16 bits and for TF32. NVIDIA's data sheets and architecture white
+# papers also list twice these rates for sparse weights and, for GeForce, for sums in fp16.
+_BF16_AND_TF32_PEAKS: Mapping[str, tuple[float, float]] = {
+    "A10": (125, 62.5),
+    "A10G": (70, 35),  # of AWS; half the peak of an A10
+    "A30": (165, 82),
+    "A40": (149.7, 74.8),
+    "A100": (312, 156),
+    "RTX A6000": (154.8, 77.4),
+    "L4": (121, 60),
+    "L40": (181, 90.5),
+    "L40S": (362, 183),
+    "RTX 4090": (165.2, 82.6),
+    "RTX 5090": (209.5, 104.8),
+    "H20": (148, 74),
+    "H100": (989, 494.5),  # SXM; its device name has no suffix
+    "H100 PCIe": (756, 378),
+    "H100 NVL": (835, 417.5),
+    "H200": (989, 494.5),
+    "H200 NVL": (835, 417.5),
+    "GH200": (989, 494.5),
+    "B200": (2250, 1125),
 }
+# The same for older GPUs. They have neither bf16 nor TF32, so the second peak is that of the fp32 units.
+_FP16_AND_FP32_PEAKS: Mapping[str, tuple[float, float]] = {
+    "V100": (125, 15.7),
+    "V100-PCIE": (112, 14),
+    "T4": (65, 8.1),
+}
+_PEAKS: Mapping[str, Mapping[str, float]] = {
+    **{name: {"bf16": half, "fp16": half, "fp32": tf32} for name, (half, tf32) in _BF16_AND_TF32_PEAKS.items()},
+    **{name: {"fp16": half, "fp32": fp32} for name, (half, fp32) in _FP16_AND_FP32_PEAKS.items()},
+}
+_OTHER_CHIP = re.compile(r"\b(MIG|Laptop|D|Ti|SUPER)\b")  # a slice, or a chip with another peak
 
 
 def peak_flops(device_name: str, precision: str) -> float | None:
-    """Return the dense peak of a device in flops per second; None if unknown, as for a CPU, fp32 or a MIG slice.
+    """Return the dense peak of a device in flops per second; None if unknown, as for a CPU or a MIG slice.
 
     Args:
         device_name: result of `torch.cuda.get_device_name()`.
-        precision: precision of the matrix products: bf16, fp16 or fp32.
+        precision: precision of the matrix products: bf16, fp16 or fp32, which means TF32 where the device has it.
     """
     matching = [name for name in _PEAKS if re.search(rf"\b{name}\b", device_name)]
-    if not matching or re.search(r"\bMIG\b", device_name):
+    if not matching or _OTHER_CHIP.search(device_name):
         return None
-    return _PEAKS[max(matching, key=len)].get(precision)
+    peak = _PEAKS[max(matching, key=len)].get(precision)
+    return None if peak is None else peak * 1e12
 
 
 @dataclass(frozen=True)

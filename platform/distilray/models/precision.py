@@ -1,16 +1,20 @@
-"""Numeric precision of models and devices."""
+"""Numeric precision of models and devices, and the arithmetic of torch."""
 
 import functools
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
 
+from distilray.config.base import Precision
 from distilray.errors import InputError
 
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _SERVING_PRECISIONS = ("fp32", "bf16")
+_AUTO_ORDER: tuple[Precision, ...] = ("bf16", "fp16")  # bf16 has the range of fp32 and needs no loss scaling
+_TENSOR_CORES = (7, 0)  # first compute capability with tensor cores, for fp16 only; those for bf16 follow in 8.0
 
 
 def precision_of(dtype: torch.dtype) -> str:
@@ -40,15 +44,58 @@ def serving_dtype(name: str) -> torch.dtype:
     return dtypes[name]
 
 
+def fastest_precision(has_units: Callable[[Precision], bool]) -> Precision:
+    """Return the precision that `auto` means: bf16 or else fp16 if the device has matrix units for it, otherwise fp32.
+
+    Args:
+        has_units: returns whether the device has matrix units for a 16-bit precision.
+    """
+    return next((precision for precision in _AUTO_ORDER if has_units(precision)), "fp32")
+
+
 def preferred_dtype(device: torch.device) -> torch.dtype:
-    """Return bf16 if the device is faster in it than in fp32, else fp32."""
-    has_bf16 = torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_has_bf16()
-    return torch.bfloat16 if has_bf16 else torch.float32
+    """Return the dtype of `precision: auto` on a device; see `fastest_precision`."""
+    return compute_dtype("auto", device)
 
 
-def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Return the dtype for `precision` of a recipe: auto, bf16, fp16 or fp32."""
-    return preferred_dtype(device) if precision == "auto" else DTYPES[precision]
+def compute_dtype(precision: str, device: torch.device, *, any_worker: Callable[[bool], bool] = bool) -> torch.dtype:
+    """Return the dtype for `precision` of a recipe: auto, bf16, fp16 or fp32.
+
+    Args:
+        any_worker: returns whether a flag is set on any worker of a group. Workers with different GPUs then agree on a
+            dtype, so that all or none of them scale the loss. All workers must call this function together.
+    """
+    if precision == "auto":
+        precision = fastest_precision(lambda name: not any_worker(not _has_matrix_units(name, device)))
+    return DTYPES[precision]
+
+
+def _has_matrix_units(precision: Precision, device: torch.device) -> bool:
+    if device.type != "cuda":
+        return precision == "bf16" and cpu_has_bf16()
+    if precision == "bf16":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cuda.get_device_capability(device) >= _TENSOR_CORES
+
+
+def configure_arithmetic(device: torch.device, *, deterministic: bool) -> None:
+    """Set how torch computes in this process. Call it before the first matrix product.
+
+    On a GPU, matrix products in fp32 use TF32: the factors are rounded to 11 significant bits, products are added in
+    fp32.
+
+    Args:
+        deterministic: use only operations whose results are always the same on the same device and software.
+    """
+    if device.type == "cuda":
+        # torch.compile refuses to run after `torch.backends.cuda.matmul.fp32_precision` was set (pytorch issue 166387).
+        torch.set_float32_matmul_precision("high")
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch reads it at the first matrix product
+        # Filling new tensors with NaN is slow, and only useful for debugging.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if deterministic != torch.are_deterministic_algorithms_enabled():  # the call imports torch.compile, for seconds
+        torch.use_deterministic_algorithms(deterministic)
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[None]:

@@ -70,7 +70,8 @@ class Updater:
     Args:
         schedule: step (from 0) -> share of the peak learning rate.
         uses_fp16: scale the loss; the scale is halved when gradients overflow, and raised again over time.
-        on_nonfinite: "skip" a step whose gradient is not finite, or "fail".
+        on_nonfinite: "skip" a step whose gradient is not finite, or "fail". In fp16, steps are skipped as long as the
+            scale can be lowered.
         keeps_gradients: set gradients to zero instead of freeing them, so that they remain in the buckets of DDP, which
             would otherwise copy them there in every step. A single worker frees them: that saves a pass over them.
 
@@ -113,13 +114,13 @@ class Updater:
             norm: value of the result of `clip_gradients`.
 
         Raises:
-            RuntimeError: the gradients are not finite and `on_nonfinite` is "fail".
+            RuntimeError: the gradients are not finite at any loss scale, and `on_nonfinite` is "fail".
         """
         rate = set_learning_rate(self.optimizer, self._schedule(step))
-        if self._on_nonfinite == "fail" and not math.isfinite(norm):
-            raise RuntimeError(f"step {step + 1}: gradient norm is {norm} at learning rate {rate:.3g}; lower the rate")
         is_skipped = not math.isfinite(norm)
         can_lower_scale = is_skipped and self._scaler.is_enabled() and self._scaler.get_scale() > 1.0
+        if is_skipped and self._on_nonfinite == "fail" and not can_lower_scale:
+            raise RuntimeError(f"step {step + 1}: gradient norm is {norm} at learning rate {rate:.3g}; lower the rate")
         if not is_skipped:
             self._scaler.step(self.optimizer)
         self._scaler.update()

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from distilray.config.distillation import DistillConfig
 from distilray.distillation.inputs import create_student_and_teacher
@@ -54,6 +55,51 @@ def test_runs_are_reproducible_and_use_other_examples_with_another_seed(fit):
     first, second, other = fit(3, dropout=0.2), fit(3, dropout=0.2), fit(1, dropout=0.2, seed=2)
     assert_same_weights(first.model, second.model)
     assert column(first)[0] != column(other)[0]
+
+
+# Operations that torch.use_deterministic_algorithms refuses on a GPU, from its documentation.
+NOT_DETERMINISTIC = {"nll_loss_forward", "nll_loss2d_forward", "put_", "histc", "median", "_embedding_bag", "kthvalue"}
+
+
+class OperationRecorder(TorchDispatchMode):
+    """Records the names of all operations and, for cumulative sums, whether they add floating-point numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.names, self.adds_floats = set(), False
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.overloadpacket.__name__)
+        self.adds_floats |= func.overloadpacket.__name__ == "cumsum" and args[0].is_floating_point()
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [{}, {"alpha_mse": 1.0, "alpha_hidden": 1.0, "alpha_attention": 1.0, "alpha_values": 1.0}],
+    ids=["card", "all"],
+)
+def test_a_deterministic_run_uses_no_operation_that_a_gpu_would_refuse(fit, monkeypatch, losses):
+    enabled = []
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", enabled.append)  # its import of a compiler takes seconds
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    with OperationRecorder() as recorder:
+        fit(2, deterministic=True, dropout=0.1, losses=losses)
+    assert enabled == [True]
+    assert {"mm", "embedding_dense_backward"} <= recorder.names
+    assert not recorder.adds_floats
+    assert not recorder.names & NOT_DETERMINISTIC
+
+
+def test_a_run_with_deterministic_algorithms_equals_one_without_on_a_cpu(fit, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    expected = fit(3, dropout=0.1)
+    torch.set_deterministic_debug_mode("error")
+    try:
+        run = fit(3, dropout=0.1, deterministic=True)
+    finally:
+        torch.set_deterministic_debug_mode("default")
+    assert_same_weights(run.model, expected.model)
 
 
 @pytest.mark.parametrize(("dropout", "is_random"), [(0.0, False), (0.3, True), (None, True)])

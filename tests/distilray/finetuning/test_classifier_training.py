@@ -1,3 +1,4 @@
+import functools
 import itertools
 import json
 from dataclasses import replace
@@ -44,9 +45,9 @@ def train(bert_dir, task):
 
     def run(values=FOUR, *, seed=1, folder=None, rows=task, **options):
         model = classifier(rows.task, bert_dir, seed=seed, dropout=values.dropout)
-        names = ("workers", "teacher_outputs", "distillation")
+        names = ("dtype", "workers", "teacher_outputs", "distillation")
         settings_of_run = {name: options.pop(name) for name in names if name in options}
-        training = ClassifierTraining(model, rows, values, seed, **CPU, **settings_of_run)
+        training = ClassifierTraining(model, rows, values, seed, **{**CPU, **settings_of_run})
         history = fine_tune(training, folder=None if folder is None else str(folder), **options)
         return history, {name: value.detach().clone() for name, value in model.named_parameters()}
 
@@ -130,6 +131,20 @@ def test_an_interrupted_run_resumes_to_the_same_result(train, interrupt, uninter
     )
     # Evaluations that have a checkpoint from before the interruption are not reported again.
     assert reported == list(range(interruptions[-1], 5))
+
+
+def test_a_run_in_fp16_learns_and_resumes_with_its_loss_scale(train, interrupt, bert_dir, tmp_path, monkeypatch):
+    too_high = 2.0**21
+    monkeypatch.setattr(torch.amp, "GradScaler", functools.partial(torch.amp.GradScaler, init_scale=too_high))
+    values = settings(epochs=5, learning_rate=3e-3, batch_size=16, dropout=0.0)
+    options = {"rows": features("cola", bert_dir, train=160, dev=40), "dtype": torch.float16}
+    expected = train(values, **options)
+    losses = [each.train_loss for each in expected[0].evaluations]
+    assert losses[-1] < 0.8 * losses[0]
+    interrupt(tmp_path, 2, values, **options)
+    scaler = json.loads((tmp_path / "checkpoints/step-0000010/state.json").read_text())["scaler"]
+    assert 1.0 < scaler["scale"] < too_high
+    assert is_same_result(train(values, folder=tmp_path, **options), expected)
 
 
 def test_only_the_newest_and_the_best_checkpoint_are_kept_and_the_best_weights_are_restored(

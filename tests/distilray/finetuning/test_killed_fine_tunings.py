@@ -105,6 +105,7 @@ def test_the_result_of_a_run_with_other_settings_is_refused(execute, run, tmp_pa
     plan, rate = plan_of(tmp_path), SETTINGS.model_copy(update={"learning_rate": 1e-3})
     for other_plan, other_run in (
         (replace(plan, precision="bf16"), run),
+        (replace(plan, deterministic=True), run),
         (replace(plan, with_test=False), run),
         (replace(plan, distillation=TaskDistillationConfig(teacher_run_dir="unused")), run),
         (plan, replace(run, start="mnli")),

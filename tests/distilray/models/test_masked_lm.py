@@ -10,7 +10,6 @@ from transformers import AutoModelForMaskedLM, BertModel, RobertaConfig, Roberta
 from distilray.errors import InputError
 from distilray.models.heads import initialize_head_bias, is_head_parameter, vocabulary_logits
 from distilray.models.masked_lm import count_layer_parameters, encode, load_masked_lm, save_model
-from distilray.models.precision import autocast, compute_dtype, cpu_has_bf16, precision_of
 from distilray.models.student import create_student
 from distilray.pretraining_data.tokenizer import build_tokenizer, read_tokenizer
 from tests.tiny.words import WORDS
@@ -190,16 +189,6 @@ def test_the_head_parameters_are_those_outside_the_encoder(model_dir):
     assert {name for name in names if is_head_parameter(name)} == head != set()
     in_layers = [parameter.numel() for name, parameter in model.named_parameters() if ".layer." in name]
     assert count_layer_parameters(model) == sum(in_layers)
-
-
-def test_auto_precision_is_bf16_on_a_cpu_that_computes_in_it():
-    device = torch.device("cpu")
-    assert compute_dtype("auto", device) == (torch.bfloat16 if cpu_has_bf16() else torch.float32)
-    for precision, dtype in {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}.items():
-        assert compute_dtype(precision, device) == dtype
-        assert precision_of(dtype) == precision
-        with autocast(device, dtype):
-            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
 
 
 def test_the_words_of_the_tiny_pipeline_are_single_tokens(teacher_dir):

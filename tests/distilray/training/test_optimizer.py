@@ -6,7 +6,7 @@ import torch
 from distilray.config.distillation import OptimizerConfig
 from distilray.models.masked_lm import load_masked_lm
 from distilray.models.student import create_student
-from distilray.training.optimizer import create_optimizer, linear_schedule, set_learning_rate
+from distilray.training.optimizer import Updater, create_optimizer, linear_schedule, set_learning_rate
 
 CONFIG = OptimizerConfig(learning_rate=1e-3, head_learning_rate=5e-3, weight_decay=0.1)
 
@@ -74,3 +74,20 @@ def test_the_schedule_is_linear_in_both_parts():
     changes = [abs(after - before) for before, after in itertools.pairwise(factors)]
     assert max(changes) == pytest.approx(1 / 100)
     assert [factors[49], factors[550]] == pytest.approx([0.5, 0.5])
+
+
+def test_in_fp16_a_gradient_that_is_not_finite_fails_only_at_the_lowest_loss_scale():
+    module = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD([{"params": list(module.parameters()), "peak_lr": 0.1}], lr=0.1)
+    updater = Updater(module, optimizer, lambda _: 1.0, max_grad_norm=1.0, uses_fp16=True, on_nonfinite="fail")
+    updater.load_scaler_state({**updater.scaler_state(), "scale": 4.0})
+
+    def update(gradient):
+        updater.scale_loss(module(torch.ones(1)).sum() * gradient).backward()
+        return updater.update(0)
+
+    assert [update(float("inf")).is_skipped for _ in range(2)] == [True, True]
+    assert updater.scaler_state()["scale"] == 1.0
+    assert not update(1.0).is_skipped
+    with pytest.raises(RuntimeError, match=r"step 1: gradient norm is .* lower the rate"):
+        update(float("inf"))

@@ -195,7 +195,7 @@ def score_windows(
         model: from `load_masked_lm`, on its device.
         windows: from `encode_examples`.
         pad_id: id of the padding token.
-        precision: auto, bf16 or fp32.
+        precision: auto, bf16, fp16 or fp32.
         max_rows: maximum number of windows in a batch.
         max_tokens: maximum number of tokens in a batch, including padding.
         left_to_right: also score answers of several pieces from left to right.

@@ -71,7 +71,14 @@ def evaluate_glue(config: EvaluateGlueConfig, folder: RunFolder) -> Outcome:
     """Fine-tune on each task with each seed; write `scores.json`, `models/` and, if configured, the submission."""
     data, missing = load_tasks(config, with_test=config.submission.write)
     features = encode_tasks(config, data)
-    plan = FineTunePlan(folder.uri, config.precision, config.scaling, config.distillation, config.submission.write)
+    plan = FineTunePlan(
+        folder.uri,
+        config.precision,
+        config.scaling,
+        config.distillation,
+        with_test=config.submission.write,
+        deterministic=config.deterministic,
+    )
     results: dict[tuple[TaskName, int], FineTuneRunResult] = {}
     with ray_session(config.ray):
         for runs in plan_waves(config, list(data), folder.path(MODELS_FOLDER, FROM_MNLI)):

@@ -21,7 +21,8 @@ _MEMORY_LIMITS = (
     ("memory.max", "memory.current"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
 )
-_AMPERE = (8, 0)  # the first compute capability with bf16
+# First compute capabilities with tensor cores, and with bf16.
+_VOLTA, _AMPERE = (7, 0), (8, 0)
 _DRIVER = re.compile(r"Kernel Module\D*(\d+(?:\.\d+)+)")
 
 
@@ -197,7 +198,7 @@ class TorchBuild:
 
 
 def check_gpus(torch: TorchBuild) -> Finding:
-    """Check that torch can use every GPU of the machine, and that all of them support bf16."""
+    """Check that torch can use every GPU of the machine, and that all of them compute in 16 bits."""
     if torch.driver and torch.cuda is None:
         message = f"NVIDIA driver {torch.driver}, but torch {torch.version} is a CPU build"
         return fail(message, "install the CUDA build of the same torch version")
@@ -209,8 +210,11 @@ def check_gpus(torch: TorchBuild) -> Finding:
     if not torch.gpus:
         return ok(f"torch {torch.version}, no GPU")
     findings = [_check_gpu(gpu, torch) for gpu in torch.gpus]
-    names = ", ".join(f"{gpu.name} ({gpu.memory / GB:.0f} GB)" for gpu in torch.gpus)
-    return combine(findings, f"torch {torch.version} for CUDA {torch.cuda}: {names}, bf16")
+    names = ", ".join(
+        f"{gpu.name} ({gpu.memory / GB:.0f} GB, {'bf16' if gpu.capability >= _AMPERE else 'fp16'})"
+        for gpu in torch.gpus
+    )
+    return combine(findings, f"torch {torch.version} for CUDA {torch.cuda}: {names}")
 
 
 def _check_gpu(gpu: Gpu, torch: TorchBuild) -> Finding:
@@ -220,6 +224,6 @@ def _check_gpu(gpu: Gpu, torch: TorchBuild) -> Finding:
     if versions and not any(version // 10 == major and version % 10 <= minor for version in versions):
         message = f"{gpu.name} (sm_{major}{minor}): torch {torch.version} has no kernels for it"
         return fail(message, "use another GPU, or a build of torch for this one")
-    if gpu.capability < _AMPERE:
-        return warn(f"{gpu.name}: no bf16, so precision=auto means fp32", "set precision=fp16, or use a newer GPU")
+    if gpu.capability < _VOLTA:
+        return warn(f"{gpu.name}: no tensor cores, so precision=auto means fp32", "use a newer GPU")
     return ok(gpu.name)

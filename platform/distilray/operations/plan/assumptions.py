@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
+from distilray.config.base import Precision
 from distilray.config.distillation import DistillConfig
 from distilray.config.plan import (
     ClusterConfig,
     ModelShapeConfig,
     PlanConfig,
-    Precision,
     StageRecipeConfig,
     StageRecipesConfig,
     TextConfig,
@@ -15,7 +15,14 @@ from distilray.config.plan import (
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.operations.plan.machines import DEVICES, find_machine
 from distilray.operations.plan.simulation import HOP_LATENCY_US, MICRO_STEP_FLOOR_S, OVERLAP, training_runs
-from distilray.operations.plan.workload import TrainingEstimate, estimate_examples, estimate_training, resolve_precision
+from distilray.operations.plan.workload import (
+    TrainingEstimate,
+    estimate_examples,
+    estimate_training,
+    flops_utilization,
+    resolve_precision,
+    step_work,
+)
 
 # Sanh et al. 2019.
 PUBLISHED_RUN, PUBLISHED_HOURS = "DistilBERT, 8 x V100", 90.0
@@ -42,8 +49,8 @@ def list_assumptions(config: PlanConfig, training: TrainingEstimate) -> list[str
         "Whole machines are billed from the first to the last step. Not included: starting the cluster and Ray, data "
         "transfer, disks. Prices: AWS, us-east-1, June 2025 or later, not updated automatically.",
         "Data stages: MB/s and tokens/s per core as in docs/benchmarks.md, without duplicate detection and without the "
-        "disk space of the dump. Fine-tuning: MFU from the table, estimated lengths for all tasks but CoLA, SST-2 and "
-        "RTE.",
+        "disk space of the dump. Fine-tuning: MFU measured or projected in the same way; lengths estimated for all "
+        "tasks but CoLA, SST-2 and RTE.",
         "The paper states neither the epochs nor the precision of its run; 3 and fp32 are the defaults of its trainer.",
     ]
 
@@ -57,9 +64,7 @@ def _describe_throughput(config: PlanConfig, training: TrainingEstimate) -> str:
     precision = resolve_precision(training, device)
     peak = device.peak(precision)
     assert peak is not None
-    mfu, source = device.mfu[precision], device.source_of(precision)
-    if config.cluster.mfu:
-        mfu, source = config.cluster.mfu, "from the recipe"
+    mfu, source, _ = flops_utilization(config, device, precision, step_work(training, precision))
     return f"{mfu:.0%} of the {peak / 1e12:,.4g} TFLOPs/s of the {device.name} in {precision} ({source})"
 
 
@@ -72,13 +77,12 @@ def list_warnings(config: PlanConfig, training: TrainingEstimate) -> list[str]:
             f"a worker needs about {training.worker_gb:.1f} GB, but the {device.name} has {device.memory_gb:g}: "
             "lower micro_batch_size in the distill recipe, or set activation_checkpointing"
         )
-    is_measured = (
-        estimate.tokens_per_s is not None or estimate.measured_run_dir is not None or config.cluster.mfu is not None
-    )
-    if not is_measured and resolve_precision(training, device) not in device.measured:
+    precision = resolve_precision(training, device)
+    _, _, is_projected = flops_utilization(config, device, precision, step_work(training, precision))
+    if is_projected and estimate.tokens_per_s is None and estimate.measured_run_dir is None:
         warnings.append(
-            f"the throughput of the {device.name} is an assumption and may be off by a factor of two: measure it in a "
-            "run of a hundred steps and set estimate.measured_run_dir"
+            f"the throughput of the {device.name} is a projection that nobody has checked on one: measure it in a run "
+            "of a hundred steps and set estimate.measured_run_dir"
         )
     return warnings
 

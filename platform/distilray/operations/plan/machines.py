@@ -1,13 +1,14 @@
 """Devices and machines from the table in `machines.yaml`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from distilray.config.plan import ClusterConfig, Precision
+from distilray.config.base import Precision
+from distilray.config.plan import ClusterConfig
 from distilray.errors import InputError
 from distilray.models.flops import peak_flops
 
@@ -22,15 +23,10 @@ class Device:
     memory_gb: float
     memory_gb_per_s: float
     link_gb_per_s: float
-    fp32_flops_per_s: float
-    mfu: Mapping[Precision, float]
+    fp32_flops_per_s: float | None = None
     bf16_flops_per_s: float | None = None
-    measured: tuple[Precision, ...] = ()
-    source: str = "assumed; no published measurement is known"
-
-    def source_of(self, precision: Precision) -> str:
-        """Return the source of the MFU in a precision."""
-        return self.source if precision in self.measured else Device.source
+    mfu: Mapping[Precision, float] = field(default_factory=dict)
+    source: str = ""
 
     @property
     def is_gpu(self) -> bool:
@@ -39,11 +35,9 @@ class Device:
 
     def peak(self, precision: Precision) -> float | None:
         """Return the peak FLOPs per second, or None if the precision is not supported."""
-        if precision == "fp32":
-            return self.fp32_flops_per_s
         if self.is_gpu:
             return peak_flops(self.name, precision)
-        return self.bf16_flops_per_s if precision == "bf16" else None
+        return {"fp32": self.fp32_flops_per_s, "bf16": self.bf16_flops_per_s}.get(precision)
 
 
 @dataclass(frozen=True)

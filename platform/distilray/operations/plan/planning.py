@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 
-from distilray.config.base import Config
+from distilray.config.base import Config, Precision
 from distilray.config.distillation import DistillConfig
 from distilray.config.export import ExportModelConfig
 from distilray.config.glue import EvaluateGlueConfig
-from distilray.config.plan import PlanConfig, Precision, StageRecipeConfig
+from distilray.config.plan import PlanConfig, StageRecipeConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.config.recipe import load_recipe
 from distilray.operations.plan.assumptions import (

@@ -1,6 +1,7 @@
 """Estimate the workload of a pipeline (tokens, steps, FLOPs, bytes) from its recipes and the amount of text."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from distilray.config.base import Precision
 from distilray.config.distillation import DistillConfig
-from distilray.config.plan import ModelShapeConfig, PlanConfig, Precision, TextConfig
+from distilray.config.plan import ModelShapeConfig, PlanConfig, TextConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.distillation.cost import checkpoint_gb, total_steps
 from distilray.distillation.memory import worker_memory_gb
@@ -18,7 +20,9 @@ from distilray.errors import InputError
 from distilray.models.architectures import BERT, DISTILBERT, Architecture
 from distilray.models.flops import ModelSize, model_size
 from distilray.models.masked_lm import count_parameters
+from distilray.models.precision import fastest_precision
 from distilray.operations.plan.machines import Device
+from distilray.operations.plan.roofline import PROJECTION, Roofline, StepWork, projected_mfu
 from distilray.schemas import EXAMPLES
 from distilray.training.meter import StepSize
 
@@ -26,6 +30,7 @@ from distilray.training.meter import StepSize
 # used twice), and mean length relative to max_seq_length. Measured on the sample (docs/benchmarks.md).
 _LENGTHS, _PAIR_GROWTH, _PAIR_LENGTH = (128, 512), (1.21, 1.32), (0.995, 0.90)
 _SINGLE_LENGTH = 0.95  # the same without pairs; assumed, since the last example of a document is shorter
+_GB = 1e9
 _OFFSET_BYTES = 4  # Arrow's list offset per row
 
 
@@ -61,6 +66,8 @@ class TrainingEstimate:
         tokens_per_step, flops_per_step: per optimizer step, summed over all workers.
         backward_share: fraction of the FLOPs in the backward pass.
         heldout_flops: FLOPs of one pass over the held-out examples.
+        teacher: None if the distillation reads a cache.
+        head_rows: tokens of a step at which both models compute logits.
         worker_gb: memory of one worker.
         written_gb: checkpoints and models written during the run; kept_gb: those that remain.
     """
@@ -73,6 +80,8 @@ class TrainingEstimate:
     heldout_flops: float
     parameters: int
     student: ModelSize
+    teacher: ModelSize | None
+    head_rows: float
     worker_gb: float
     written_gb: float
     kept_gb: float
@@ -165,6 +174,8 @@ def estimate_training(examples: ExampleEstimate, config: DistillConfig, shape: M
         heldout_flops=heldout * (1 - 2 * student_forward / flops),
         parameters=count_parameters(student),
         student=sizes[0],
+        teacher=sizes[1],
+        head_rows=head_rows,
         worker_gb=worker_memory_gb(
             config,
             config.losses,
@@ -197,22 +208,63 @@ def heldout_passes(training: TrainingEstimate) -> int:
 
 
 def resolve_precision(training: TrainingEstimate, device: Device) -> Precision:
-    """Return the precision that the recipe uses on a device; `auto` means bf16 if supported, else fp32.
+    """Return the precision that the recipe uses on a device.
 
     Raises:
         InputError: the device does not support the precision.
     """
     setting = training.config.precision
-    precision: Precision = setting if setting != "auto" else "bf16" if device.peak("bf16") else "fp32"
+    precision = fastest_precision(lambda name: device.peak(name) is not None) if setting == "auto" else setting
     if device.peak(precision) is None:
         raise InputError(f"precision: {device.name} does not support {precision}; change it in the distill recipe")
     return precision
 
 
-def flops_per_s(config: PlanConfig, training: TrainingEstimate, device: Device) -> float:
+def step_work(training: TrainingEstimate, precision: Precision) -> StepWork:
+    """Return the work of the micro-steps of one step."""
+    config = training.config
+    return StepWork(
+        flops=training.flops_per_step,
+        tokens=training.tokens_per_step,
+        head_rows=training.head_rows,
+        micro_steps=config.batch_size / config.micro_batch_size,
+        student=training.student,
+        teacher=training.teacher,
+        is_16_bit=precision != "fp32",
+        is_compiled=config.compile is True,
+    )
+
+
+def fine_tuning_work(training: TrainingEstimate, precision: Precision) -> StepWork:
+    """Return the work of fine-tuning the student on some tokens, in large batches."""
+    tokens = round(training.tokens_per_step)
+    flops = 3.0 * training.student.forward_flops(tokens, 0, 0)
+    return StepWork(flops, tokens, 0, 0, training.student, None, is_16_bit=precision != "fp32", is_compiled=False)
+
+
+def flops_utilization(
+    config: PlanConfig, device: Device, precision: Precision, work: StepWork
+) -> tuple[float, str, bool]:
+    """Return the MFU of one worker, its origin, and whether it is only a projection."""
+    if config.cluster.mfu is not None:
+        return config.cluster.mfu, "from the recipe", False
+    if precision in device.mfu:
+        return device.mfu[precision], device.source, False
+    peak = device.peak(precision)
+    assert peak is not None
+    mfu = projected_mfu(work, Roofline(peak, device.memory_gb_per_s * _GB))
+    return mfu, PROJECTION, True
+
+
+def flops_per_s(
+    config: PlanConfig,
+    training: TrainingEstimate,
+    device: Device,
+    work: Callable[[TrainingEstimate, Precision], StepWork] = step_work,
+) -> float:
     """Return the FLOPs per second of one worker: peak times MFU, on CPUs also times the cores of the worker."""
     precision = resolve_precision(training, device)
     peak = device.peak(precision)
     assert peak is not None
-    mfu = config.cluster.mfu or device.mfu[precision]
+    mfu, _, _ = flops_utilization(config, device, precision, work(training, precision))
     return peak * mfu * (1 if device.is_gpu else training.config.scaling.cpus_per_worker)

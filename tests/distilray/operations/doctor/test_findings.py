@@ -71,6 +71,7 @@ MEMORY_AND_DISKS = [
 
 H100 = Gpu("NVIDIA H100", 80 * GB, (9, 0))
 V100 = Gpu("Tesla V100", 16 * GB, (7, 0))
+P100 = Gpu("Tesla P100", 16 * GB, (6, 0))
 L4 = Gpu("NVIDIA L4", 24 * GB, (8, 9))
 KERNELS = ("sm_75", "sm_80", "sm_90", "compute_90")
 
@@ -88,8 +89,9 @@ GPUS = [
         "570.1, .*a CPU build.*CUDA build of the same",
     ),
     (partial(check_gpus, torch_with()), "fail", "torch 2.13 for CUDA 12.8 sees no GPU.*--gpus all"),
-    (partial(check_gpus, torch_with(H100, H100)), "ok", r": NVIDIA H100 \(80 GB\), NVIDIA H100 \(80 GB\), bf16"),
-    (partial(check_gpus, torch_with(H100, V100, kernels=("sm_70", *KERNELS))), "warn", "^Tesla V100: no bf16"),
+    (partial(check_gpus, torch_with(H100, H100)), "ok", r": NVIDIA H100 \(80 GB, bf16\), NVIDIA H100 \(80 GB, bf16\)"),
+    (partial(check_gpus, torch_with(H100, V100, kernels=("sm_70", *KERNELS))), "ok", r"Tesla V100 \(16 GB, fp16\)"),
+    (partial(check_gpus, torch_with(P100, kernels=("sm_60",))), "warn", "^Tesla P100: no tensor cores"),
     (partial(check_gpus, torch_with(V100)), "fail", r"Tesla V100 \(sm_70\): torch 2.13 has no kernels"),
     (partial(check_gpus, torch_with(L4)), "ok", ""),  # kernels of a lower minor version run on it
     (partial(check_gpus, torch_with(L4, kernels=("sm_90",))), "fail", "sm_89"),

@@ -5,19 +5,15 @@ from distilray.errors import InputError
 from distilray.operations.plan.machines import CPU, DEVICES, MACHINES, find_machine, price_of
 
 
-def test_every_precision_that_a_device_supports_has_a_share_of_the_peak():
+def test_every_measured_share_of_the_peak_has_a_supported_precision_and_a_source():
     for device in DEVICES.values():
-        supported = {precision for precision in ("fp32", "fp16", "bf16") if device.peak(precision)}
-        assert set(device.mfu) == supported, device.name
-        assert all(0 < mfu < 1 for mfu in device.mfu.values())
-        assert set(device.measured) <= supported
+        assert all(device.peak(precision) and 0 < mfu < 1 for precision, mfu in device.mfu.items()), device.name
+        assert bool(device.source) is bool(device.mfu)
     assert DEVICES["V100"].peak("bf16") is None
-
-
-def test_an_unmeasured_share_is_called_an_assumption():
-    assert DEVICES["A10G"].source_of("bf16").startswith("assumed")
-    assert DEVICES["A100"].source_of("fp32").startswith("assumed")
-    assert DEVICES["A100"].source_of("bf16").startswith("MosaicBERT")
+    # Nothing is projected for a CPU.
+    assert set(DEVICES[CPU].mfu) == {
+        precision for precision in ("fp32", "fp16", "bf16") if DEVICES[CPU].peak(precision)
+    }
 
 
 def test_machines_of_cpus_count_cores():

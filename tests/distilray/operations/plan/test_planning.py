@@ -127,15 +127,24 @@ ON_L4 = {"cluster": {"machine": "g6.48xlarge"}, "recipes": {"distill": {"micro_b
     [
         ({}, None),
         ({"recipes": {"distill": {"micro_batch_size": 512, "batch_size": 4096}}}, "lower micro_batch_size"),
-        (ON_L4, "assumption"),
+        (ON_L4, "projection"),
         ({**ON_L4, "estimate": {"tokens_per_s": 1e4}}, None),
     ],
-    ids=["none", "memory", "assumed rate", "stated rate"],
+    ids=["none", "memory", "projected rate", "stated rate"],
 )
-def test_a_model_that_does_not_fit_and_an_assumed_rate_are_warnings(tmp_path, values, warning):
+def test_a_model_that_does_not_fit_and_a_projected_rate_are_warnings(tmp_path, values, warning):
     summary = str(plan_summary(plan_config(tmp_path, **values)))
     assert ("warning" in summary) is (warning is not None)
     assert (warning or "") in summary
+
+
+@pytest.mark.parametrize(("machine", "precision"), [("g4dn.12xlarge", "fp16"), ("p4d.24xlarge", "bf16")])
+def test_the_plan_uses_the_precision_that_auto_means_on_the_device(tmp_path, machine, precision):
+    auto, explicit = (
+        run_of(tmp_path, recipes={"distill": recipe}, cluster={"machine": machine})
+        for recipe in ({}, {"precision": precision})
+    )
+    assert auto == explicit
 
 
 def test_a_precision_that_the_device_does_not_support_is_refused(tmp_path):
