@@ -11,6 +11,7 @@ from unittest import mock
 import numpy as np
 import torch
 import torch.nn.functional as F
+from distilray.distillation.vocabulary_terms import StudentLogits, fused_vocabulary_terms
 from torch import Tensor, nn
 
 from benchmarks.operation_trace import Location, Operation, OperationTrace, fuse
@@ -21,7 +22,6 @@ from distilray.distillation.feed import MicroStep, loss_divisors
 from distilray.distillation.objective import DistillationLoss, TensorBatch
 from distilray.distillation.preparation import LoopSettings, prepare_models
 from distilray.distillation.setup import PretrainingObjective
-from distilray.distillation.vocabulary_terms import StudentLogits, fused_vocabulary_terms
 from distilray.models.flops import model_size, step_flops
 from distilray.models.precision import DTYPES
 from distilray.operations.plan.roofline import Roofline
