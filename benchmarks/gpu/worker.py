@@ -64,6 +64,8 @@ def describe_device(device: torch.device) -> dict[str, Any]:
 def main() -> None:
     settings = json.load(sys.stdin)
     device = torch.device("cuda", 0) if settings["device"] == "cuda" else torch.device("cpu")
+    if settings["size"] == "tiny":
+        torch.set_num_threads(1)  # tiny operations are slower with several threads
     _print(device=describe_device(device))
     with tempfile.TemporaryDirectory() as folder:
         workload = Workload(SIZES[settings["size"]], device, Path(folder), settings["length"])
