@@ -43,7 +43,11 @@ class Result:
 
 
 def table(results: Sequence[Result]) -> str:
-    rows = [("what", "ours", "peer", "ratio", "goal", "met"), *map(_cells, results)]
+    return align([("what", "ours", "peer", "ratio", "goal", "met"), *map(_cells, results)])
+
+
+def align(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as text with aligned columns; the first row is the heading."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])

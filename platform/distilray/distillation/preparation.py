@@ -1,13 +1,14 @@
-"""Settings and models of a training worker, prepared for its device."""
+"""Settings, models and objective of a training worker, prepared for its device."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from distilray.config.distillation import LossConfig, TrainingConfig
+from distilray.distillation.feed import MicroStep
 from distilray.distillation.teacher_cache import TeacherCache
 from distilray.models.compiled_layers import compile_layers
 from distilray.models.flops import ModelSize, step_flops
@@ -18,6 +19,7 @@ from distilray.pretraining_data.shards import ShardSet
 from distilray.pretraining_data.tokenizer import tokenizer_hash
 from distilray.runtime import storage
 from distilray.training.meter import StepSize
+from distilray.training.process_group import Workers
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,25 @@ class LoopSettings:
     def open_shards(self, split: str) -> ShardSet:
         cache = ShardCache(self.config.cache)
         return ShardSet(self.config.shards_dir, split, tokenizer_hash=tokenizer_hash(self.tokenizer_json), cache=cache)
+
+
+@dataclass(frozen=True)
+class PretrainingObjective:
+    """Objective of the training loop: computes the loss of a micro-batch.
+
+    Attributes:
+        module: a `DistillationLoss`, or DDP around one.
+    """
+
+    module: nn.Module
+    seed: int
+    workers: Workers
+    device: torch.device
+
+    def __call__(self, step: int, batch: MicroStep) -> tuple[Tensor, Mapping[str, Tensor]]:
+        self.workers.seed_torch(self.seed, step, batch.number)
+        loss, terms = self.module(batch.batch.to(self.device), batch.divisors)
+        return loss, terms
 
 
 def prepare_models(settings: LoopSettings, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any | None]:

@@ -2,19 +2,23 @@
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
-from distilray.distillation.feed import Feed, MicroStep
+from distilray.distillation.feed import Feed
 from distilray.distillation.heldout import HeldoutEvaluation, HeldoutScorer
 from distilray.distillation.objective import DistillationLoss
-from distilray.distillation.preparation import LoopSettings, flops_per_step, is_compiled, prepare_models
+from distilray.distillation.preparation import (
+    LoopSettings,
+    PretrainingObjective,
+    flops_per_step,
+    is_compiled,
+    prepare_models,
+)
 from distilray.models.flops import model_size, peak_flops
 from distilray.models.precision import compute_dtype, precision_of
 from distilray.pretraining_data.batches import padded_width, prefetch
@@ -53,25 +57,6 @@ def train_loop(settings: LoopSettings) -> Stop | None:
     run = _TrainingRun(settings)
     with run.preemption.attribute_errors(), run.watchdog:
         return run.train()
-
-
-@dataclass(frozen=True)
-class PretrainingObjective:
-    """Objective of the training loop: computes the loss of a micro-batch.
-
-    Attributes:
-        module: a `DistillationLoss`, or DDP around one.
-    """
-
-    module: nn.Module
-    seed: int
-    workers: Workers
-    device: torch.device
-
-    def __call__(self, step: int, batch: MicroStep) -> tuple[Tensor, Mapping[str, Tensor]]:
-        self.workers.seed_torch(self.seed, step, batch.number)
-        loss, terms = self.module(batch.batch.to(self.device), batch.divisors)
-        return loss, terms
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,65 @@
+"""Measure the training step and the service on a GPU, without Ray and without a network.
+
+    bash benchmarks/gpu.sh [--minutes 8] [--json FILE] [--only REGEX]
+
+Builds BERT base and its student with random weights, and random examples of up to 512 tokens. Measures the distillation
+step (speed, utilization and memory, compared with the projection and the plan) by precision, compilation, positions of
+the loss and examples per micro-batch. Compares one step with the CPU and DDP with no DDP, trains for a minute, and
+compares the packed forward pass of the service with a padded one. Every result is printed and written to FILE when it
+is complete, and a table of all of them at the end.
+"""
+
+import argparse
+import json
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu.cells import ROWS, cells
+from benchmarks.gpu.processes import BAD_ENDS, measure
+from benchmarks.gpu.report import line, table
+
+NOT_MEASURED = "not measured"
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="benchmarks/gpu.sh", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--minutes", type=float, default=8.0, help="time limit; the most informative cells run first")
+    parser.add_argument("--json", type=Path, default=Path("runs/gpu.json"), help="file for the results")
+    parser.add_argument("--only", default="", metavar="REGEX", help="run only the cells whose names match")
+    parser.add_argument("--list", action="store_true", help="print the names of the cells")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu only tests this script")
+    parser.add_argument("--size", choices=list(ROWS), default="base", help="tiny only tests this script")
+    parser.add_argument("--length", type=int, help="tokens of the longest example (default: 512; tiny: 32)")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = parse(arguments)
+    selected = [cell for cell in cells(args.size) if re.search(args.only, cell.name)]
+    if args.list or not selected:
+        print("\n".join(cell.name for cell in selected or cells(args.size)))
+        return 0 if selected else 2
+    settings = {"device": args.device, "size": args.size, "length": args.length}
+    results: dict[str, dict[str, Any]] = {cell.name: {**cell.record(), "status": NOT_MEASURED} for cell in selected}
+    device: dict[str, Any] = {}
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    patience = 1.0 if args.device == "cuda" else 20.0
+    for event in measure(settings, selected, time.time() + 60 * args.minutes, patience=patience):
+        if "device" in event:
+            device = event["device"]
+            print(", ".join(f"{name} {value}" for name, value in device.items() if value), flush=True)
+            continue
+        results[event["result"]["cell"]] = event["result"]
+        print(line(event["result"]), flush=True)
+        report = {"settings": settings, "device": device, "results": list(results.values())}
+        args.json.write_text(json.dumps(report, indent=1) + "\n")
+    print(f"\n{table(list(results.values()))}\n\nwritten to {args.json}", flush=True)
+    return int(any(record["status"] in BAD_ENDS for record in results.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

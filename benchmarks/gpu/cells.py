@@ -1,0 +1,85 @@
+"""Measurements of the GPU benchmark, in the order in which they run."""
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Precision = Literal["bf16", "fp16", "fp32"]
+PRECISIONS: tuple[Precision, ...] = ("bf16", "fp16", "fp32")
+POSITIONS = ("all", "masked")
+# Examples of a micro-batch.
+ROWS: Mapping[str, tuple[int, ...]] = {"base": (32, 64, 128, 256), "tiny": (4, 8)}
+# Seconds after which a measurement is stopped, without and with compilation.
+LIMITS: Mapping[str, tuple[float, float]] = {
+    "step": (60, 150),
+    "parity": (60, 150),
+    "ddp": (60, 150),
+    "training": (120, 200),
+    "service": (60, 60),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measurement.
+
+    Attributes:
+        kind: key of `LIMITS`.
+        positions: positions of the distillation loss.
+        rows: examples of a micro-batch.
+    """
+
+    kind: str
+    precision: Precision
+    is_compiled: bool = False
+    positions: str = "all"
+    rows: int = 32
+
+    @property
+    def name(self) -> str:
+        mode = "compiled" if self.is_compiled else "eager"
+        names = {
+            "step": f"{self.precision} {mode} {self.positions} {self.rows}",
+            "service": f"service {self.precision}",
+        }
+        return names.get(self.kind, f"{self.kind} {self.precision} {mode}")
+
+    @property
+    def limit_s(self) -> float:
+        return LIMITS[self.kind][self.is_compiled]
+
+    def record(self) -> dict[str, Any]:
+        return {"cell": self.name, **asdict(self)}
+
+
+def cells(size: str) -> list[Cell]:
+    """Return the cells of a size, the most informative ones first; those with the same models are neighbors."""
+    rows = ROWS[size]
+    checks = [
+        Cell("parity", "fp32"),
+        Cell("parity", "bf16"),
+        Cell("ddp", "bf16", rows=rows[0]),
+        Cell("service", "fp32"),
+        Cell("service", "bf16"),
+    ]
+    if size == "tiny":
+        # Compilation takes most of the time on a CPU, so that only one precision is compiled.
+        compiled = [Cell("step", "fp32", True, positions, rows[-1]) for positions in POSITIONS]
+        compiled.append(Cell("training", "fp32", True, rows=rows[-1]))
+        return [*_grid(PRECISIONS, (False,), rows), *checks, *compiled]
+    first = [
+        *_grid(("bf16",), (False,), (32, 128)),
+        *_grid(("bf16",), (True,), rows),
+        Cell("training", "bf16", True, rows=128),
+        Cell("ddp", "bf16", True),
+        *checks,
+        *_grid(("fp16", "fp32"), (False,), (32, 128)),
+        Cell("parity", "fp32", True),
+    ]
+    return list(dict.fromkeys([*first, *_grid(PRECISIONS, (False, True), rows)]))
+
+
+def _grid(precisions: tuple[Precision, ...], modes: tuple[bool, ...], rows: tuple[int, ...]) -> list[Cell]:
+    combinations = itertools.product(precisions, modes, POSITIONS, rows)
+    return [Cell("step", precision, mode, positions, number) for precision, mode, positions, number in combinations]
