@@ -53,34 +53,28 @@ def create_student(
         layers: teacher layers to copy, in order; by default half of them.
         fold_segment_a: add the teacher's segment A embedding to all position embeddings, since the student has no
             segments.
-        freeze_positions: exclude the position embeddings from training. With `random_seed` they are sinusoidal, as in
-            the original, because random ones would be useless without training.
+        freeze_positions: exclude the position embeddings from training; with `random_seed` they are sinusoidal.
         random_seed: initialize all weights randomly; only the size is that of the teacher.
 
     Returns:
-        The student in eval mode, and the origin of each of its tensors: a tensor of the teacher, `fresh` or
-        `sinusoidal`.
+        The student in eval mode, and the origin of each tensor: one of the teacher, `fresh` or `sinusoidal`.
 
     Raises:
         InputError: the teacher is not a BERT, or a layer does not exist.
     """
-    config = teacher.config
-    family = architecture_of(config)
+    family = architecture_of(teacher.config)
     if family.student is None:
         raise InputError(f"a student needs a BERT teacher, not a {family.name}; set teacher_dir to a BERT")
     student_family = ARCHITECTURES[family.student]
-    layers = _copied_layers(config.num_hidden_layers, layers)
-    is_random = random_seed is not None
-    values = {"num_hidden_layers": len(layers), "sinusoidal_positions": is_random and freeze_positions}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(random_seed or 0)
-        student = student_family.new_masked_lm(_student_config(config, family, student_family, **values))
+    layers = _copied_layers(teacher.config.num_hidden_layers, layers)
+    is_sinusoidal = freeze_positions and random_seed is not None
+    settings = {"num_hidden_layers": len(layers), "sinusoidal_positions": is_sinusoidal}
+    student = _new_student(teacher.config, student_family, random_seed or 0, **settings)
     student_family.positions_of(student).requires_grad_(not freeze_positions)
     positions = f"{student_family.embeddings}.position_embeddings.weight"
     origins = _tensor_origins(family, student_family, layers, student.state_dict())
-    if is_random:
-        fresh = dict.fromkeys(origins, FRESH)
-        return student.eval(), fresh | ({positions: SINUSOIDAL} if freeze_positions else {})
+    if random_seed is not None:
+        return student.eval(), dict.fromkeys(origins, FRESH) | ({positions: SINUSOIDAL} if is_sinusoidal else {})
     teacher_state = teacher.state_dict()
     state: dict[str, Tensor] = {name: teacher_state[origin].clone() for name, origin in origins.items()}
     if fold_segment_a and family.reads_token_types:
@@ -114,9 +108,13 @@ def _copied_layers(teacher_layers: int, layers: Sequence[int] | None) -> tuple[i
     return layers
 
 
-def _student_config(config: Any, teacher: Architecture, student: Architecture, **values: Any) -> Any:
+def _new_student(config: Any, family: Architecture, seed: int, **values: Any) -> Any:
+    """Return a model of a family with random weights, the settings of a teacher's config, and some other values."""
+    teacher = architecture_of(config)
     copied = {name: teacher.config_value(config, name) for name in _COPIED_SETTINGS}
-    return student.new_config(**copied, **values)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return family.new_masked_lm(family.new_config(**copied, **values))
 
 
 def _tensor_origins(
