@@ -73,6 +73,11 @@ def test_the_plan_counts_the_tokens_of_all_steps(plan):
     assert values["tokens"] == f"{int(tokens / examples * 10 * 7):,}"
 
 
+@pytest.mark.parametrize("freeze", [True, False])
+def test_the_plan_mentions_frozen_position_embeddings(plan, freeze):
+    assert ("frozen position embeddings" in plan(student={"freeze_positions": freeze})["student"]) == freeze
+
+
 @pytest.mark.parametrize(("steps", "written", "kept"), [(5, 1, 1), (20, 2, 2), (25, 3, 2)])
 def test_checkpoints_and_the_model_need_disk_space(steps, written, kept):
     intervals = IntervalsConfig(checkpoint_every_steps=10, keep_checkpoints=1)

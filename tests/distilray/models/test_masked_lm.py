@@ -10,6 +10,7 @@ from transformers import AutoModelForMaskedLM, BertModel, RobertaConfig, Roberta
 from distilray.errors import InputError
 from distilray.models.heads import initialize_head_bias, is_head_parameter, vocabulary_logits
 from distilray.models.masked_lm import count_layer_parameters, encode, load_masked_lm, save_model
+from distilray.models.precision import autocast, precision_of
 from distilray.models.student import create_student
 from distilray.pretraining_data.tokenizer import build_tokenizer, read_tokenizer
 from tests.tiny.words import WORDS
