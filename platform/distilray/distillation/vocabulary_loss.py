@@ -21,7 +21,7 @@ IGNORE_INDEX = -100  # label of rows without anything to predict, as in torch
 # much again for the teacher.
 _CHUNK_ROWS = {"cpu": 512, "cuda": 4096}
 # Rows that are converted to fp32 at the same time; on a CPU they must fit in the cache.
-_BLOCK_ROWS = {"cpu": 16, "cuda": 4096}
+_BLOCK_ROWS = {"cpu": 16, "cuda": 1024}
 
 
 @dataclass(frozen=True)
