@@ -59,7 +59,7 @@ def create_batches(shards: ShardSet, steps: int) -> tuple[float, float, Batch]:
             planned = plan.step_rows(step)
             lengths = shards.lengths(planned.rows)
             shards.mask_counts(planned.rows, planned.epochs)
-            for positions in micro_batches(lengths, num_workers=1, micro_batch_size=MICRO_BATCH):
+            for positions in micro_batches(padded_width(lengths), num_workers=1, micro_batch_size=MICRO_BATCH):
                 batch = collate(shards, planned.take(positions), pad_id=pad_id)
                 slots += len(positions) * padded_width(int(lengths[positions].max()))
             tokens += int(lengths.sum())

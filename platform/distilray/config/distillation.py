@@ -3,7 +3,7 @@
 The defaults are those of the DistilBERT paper and of its training script.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -221,9 +221,7 @@ class TrainingConfig(SeededConfig, RayJobConfig):
     batch_size: Count = Field(default=2000, description="examples per optimizer step, over all workers")
     micro_batch_size: Count = Field(default=32, description="maximum examples in one forward pass of a worker")
     micro_batch_tokens: Count | None = Field(
-        default=None,
-        description="maximum tokens in one forward pass of a worker, including padding: with a large micro_batch_size, "
-        "short examples form larger micro-batches in the same memory; default: no limit",
+        default=None, description="maximum tokens in one forward pass of a worker, including padding; default: no limit"
     )
     precision: PrecisionSetting = "auto"
     deterministic: Deterministic = False
@@ -245,34 +243,26 @@ class TrainingConfig(SeededConfig, RayJobConfig):
     intervals: IntervalsConfig = IntervalsConfig()
     cache: CacheConfig = CacheConfig()
 
-    @model_validator(mode="after")
-    def _every_micro_batch_has_an_example(self) -> "TrainingConfig":
-        self.check_micro_batches(1)
-        return self
-
     def max_rows(self, width: int) -> int:
         """Return the maximum number of examples of `width` tokens in a micro-batch; 0 if not even one fits."""
-        if self.micro_batch_tokens is None:
-            return self.micro_batch_size
-        return min(self.micro_batch_size, self.micro_batch_tokens // width)
+        return min(self.micro_batch_size, (self.micro_batch_tokens or width * self.micro_batch_size) // width)
 
-    def check_micro_batches(self, width: int) -> None:
-        """Check that the micro-batches of all workers have an example each if every example has `width` tokens.
+    @model_validator(mode="after")
+    def _every_micro_batch_has_an_example(self) -> Self:
+        return self.check_micro_batches(1)
 
-        Raises:
-            InputError: a micro-batch would be empty, or an example exceeds `micro_batch_tokens`.
-        """
+    def check_micro_batches(self, width: int) -> Self:
+        """Return the config if micro-batches of examples of `width` tokens are neither empty nor too large."""
         workers, rows = self.scaling.num_workers, self.max_rows(width)
         if not rows:
-            raise InputError(
-                f"micro_batch_tokens {self.micro_batch_tokens}: the longest example takes {width} tokens; raise it"
-            )
+            raise InputError(f"micro_batch_tokens {self.micro_batch_tokens}: the longest example takes {width} tokens")
         micro_batches = workers * -(-self.batch_size // (workers * rows))
         if micro_batches > self.batch_size:
             raise InputError(
                 f"batch_size {self.batch_size} leaves some of the {micro_batches} micro-batches of {workers} workers "
-                "empty; raise batch_size, micro_batch_size or micro_batch_tokens, or lower scaling.num_workers"
+                "empty; raise batch_size or the size of micro-batches, or lower scaling.num_workers"
             )
+        return self
 
 
 class TrainTeacherConfig(TrainingConfig):

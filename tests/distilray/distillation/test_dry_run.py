@@ -105,3 +105,14 @@ def test_a_recipe_that_cannot_run_is_refused(plan, monkeypatch, message):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ValueError, match=message):
         plan(**REFUSED[message])
+
+
+def test_a_token_budget_limits_the_rows_of_wide_micro_batches():
+    limits = {"micro_batch_size": 64, "micro_batch_tokens": 1024, "batch_size": 9}
+    config = DistillConfig.model_validate({**VALUES, "teacher_dir": "-", "shards_dir": "-", **limits})
+    assert [config.max_rows(width) for width in (8, 128, 512, 520, 1032)] == [64, 8, 2, 1, 0]
+    config.check_micro_batches(512)
+    with pytest.raises(ValueError, match="leaves some of the 10 micro-batches"):
+        config.check_micro_batches(520)
+    with pytest.raises(ValueError, match="longest example takes 1032 tokens"):
+        config.check_micro_batches(1032)

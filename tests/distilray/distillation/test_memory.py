@@ -39,8 +39,8 @@ def estimated_gb(rows, *, length=LENGTH, **changes):
 
 
 @pytest.mark.parametrize(("changes", "traced"), [(changes, traced) for changes, *traced in TRACED_GB], ids=str)
-def test_the_estimate_is_within_a_fifth_of_a_trace(changes, traced):
-    assert [estimated_gb(rows, **changes) for rows in (8, 32, 128)] == pytest.approx(traced, rel=0.2)
+def test_the_estimate_is_within_a_tenth_of_a_trace(changes, traced):
+    assert [estimated_gb(rows, **changes) for rows in (8, 32, 128)] == pytest.approx(traced, rel=0.1)
 
 
 def test_a_token_budget_limits_the_memory():
