@@ -1,27 +1,41 @@
 """Losses on the vocabulary: value and gradient in one pass, without materializing the logits of all tokens.
 
-Rows go through the output matrix of the head in chunks. The logits of a chunk are computed once, overwritten with their
-gradient, and multiplied into the gradients of the hidden states and of the matrix. Only a block of a few rows (CPU) or
-a chunk (GPU) is ever held in fp32. The gradient is exact:
+Rows go through the output matrix of the head in chunks. The logits of a chunk are computed once, and their gradient is
+multiplied into the gradients of the hidden states and of the matrix. A compiled function computes the gradient of a
+chunk without storing anything in fp32; otherwise only a block of rows is ever held in fp32. The gradient is exact:
 
     ce:  T^2 x KL(teacher || student) of the distributions softened by T (DistilBERT paper, section 2)
     mlm: cross entropy with the original ids, at the rows that have a label
     mse: sum of the squared differences of the logits
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-IGNORE_INDEX = -100  # label of rows without anything to predict, as in torch
-# Rows whose logits exist at the same time, in the dtype of the forward pass: 512 x 30,522 in bf16 take 31 MB, and as
-# much again for the teacher.
+from distilray.distillation.vocabulary_terms import (
+    IGNORE_INDEX,
+    Formula,
+    StudentLogits,
+    fused_vocabulary_terms,
+    vocabulary_terms,
+)
+
+__all__ = ["IGNORE_INDEX", "DenseTeacher", "Factors", "SparseTeacher", "vocabulary_loss"]
+
+# Rows whose logits exist at the same time, in the dtype of the forward pass: 512 x 30,522 in bf16 take 31 MB, as much
+# again for the teacher, and for the gradient if it is computed by the compiled function.
 _CHUNK_ROWS = {"cpu": 512, "cuda": 4096}
-# Rows that are converted to fp32 at the same time; on a CPU they must fit in the cache.
-_BLOCK_ROWS = {"cpu": 16, "cuda": 4096}
+# Rows that are converted to fp32 at the same time without compilation. On a CPU they must fit in the cache; on a GPU
+# they bound the memory, 125 MB for each intermediate result.
+_BLOCK_ROWS = {"cpu": 16, "cuda": 1024}
+# Padding of the vocabulary. The fastest kernels of cuBLAS and Triton need rows that start at multiples of 16 bytes.
+_VOCABULARY_MULTIPLE = {"cuda": 64}
+_PADDING_LOGIT = -30000.0  # representable in fp16; its probability is 0 at any usual temperature
 
 
 @dataclass(frozen=True)
@@ -38,9 +52,9 @@ class DenseTeacher:
     weight: Tensor
     bias: Tensor
 
-    def chunk(self, rows: slice) -> Tensor:
+    def targets(self, rows: slice) -> Tensor:
         """Return the logits of some rows, (rows, vocabulary)."""
-        return torch.addmm(self.bias.to(self.weight.dtype), self.hidden[rows].to(self.weight.dtype), self.weight.T)
+        return torch.addmm(self.bias, self.hidden[rows].to(self.weight.dtype), self.weight.T)
 
 
 @dataclass(frozen=True)
@@ -57,6 +71,10 @@ class SparseTeacher:
 
     ids: Tensor
     log_probabilities: Tensor
+
+    def targets(self, rows: slice) -> Tensor:
+        """Return the log probabilities of some rows, (rows, k)."""
+        return self.log_probabilities[rows].float()
 
 
 @dataclass(frozen=True)
@@ -77,6 +95,7 @@ def vocabulary_loss(
     teacher: DenseTeacher | SparseTeacher | None,
     factors: Factors,
     temperature: float,
+    compiled: bool = False,
 ) -> tuple[Tensor, Mapping[str, Tensor]]:
     """Return the weighted sum of the terms, and the unweighted sum of each term over the rows.
 
@@ -86,10 +105,13 @@ def vocabulary_loss(
         bias: (vocabulary,) of the student's decoder.
         labels: (rows,) original ids; -100 where there is nothing to predict.
         teacher: outputs for the same rows; None if the factors of `ce` and `mse` are 0.
+        compiled: compute terms and gradients with a compiled function; its first call takes seconds.
     """
     assert teacher is not None or not (factors.ce or factors.mse)
     assert not factors.mse or isinstance(teacher, DenseTeacher)
-    settings = _Settings(teacher, factors, temperature)
+    if not (factors.ce or factors.mse):
+        teacher = None
+    settings = _Settings(teacher, factors, temperature, compiled)
     loss, sums = _VocabularyLoss.apply(hidden, weight, bias, labels, settings)
     return loss, dict(zip(("ce", "mlm", "mse"), sums.unbind(), strict=True))
 
@@ -99,6 +121,7 @@ class _Settings:
     teacher: DenseTeacher | SparseTeacher | None
     factors: Factors
     temperature: float
+    compiled: bool
 
 
 class _VocabularyLoss(torch.autograd.Function):
@@ -106,17 +129,20 @@ class _VocabularyLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, settings: _Settings) -> Any:
-        factors = settings.factors
+        factors, device = settings.factors, hidden.device
+        of_gradients = (factors.ce * settings.temperature, factors.mlm, 2 * factors.mse)
         # Keep logit gradients near 1 so that they fit any dtype; multiply by the scale at the end.
-        scale = max(factors.ce * settings.temperature, factors.mlm, 2 * factors.mse) or 1.0
-        with torch.autocast(hidden.device.type, enabled=False):
-            needs_gradient = any(ctx.needs_input_grad[:3])
-            result = _run_chunks(hidden, weight, bias, labels, settings, scale, needs_gradient=needs_gradient)
+        scale = max(of_gradients) or 1.0
+        with torch.autocast(device.type, enabled=False):
+            matrix, offsets = _pad(weight.to(hidden.dtype), bias.to(hidden.dtype))
+            gradients = _Gradients.zeros(hidden, matrix) if any(ctx.needs_input_grad[:3]) else None
+            scaled = _vector([factor / scale for factor in of_gradients], device)
+            sums = _run_chunks(hidden.detach(), matrix, offsets, labels, settings, scaled, gradients)
         ctx.scale = scale
-        ctx.save_for_backward(result.hidden, result.weight, result.bias)
-        ctx.mark_non_differentiable(result.sums)
-        weights = result.sums.new_tensor([factors.ce, factors.mlm, factors.mse])
-        return (result.sums * weights).sum(), result.sums
+        if gradients is not None:
+            ctx.save_for_backward(gradients.hidden, gradients.weight[: len(weight)], gradients.bias[: len(bias)])
+        ctx.mark_non_differentiable(sums)
+        return (sums * _vector([factors.ce, factors.mlm, factors.mse], device)).sum(), sums
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> Any:
@@ -125,138 +151,96 @@ class _VocabularyLoss(torch.autograd.Function):
         return (hidden.float() * scale).to(hidden.dtype), weight * scale, bias * scale, None, None
 
 
-@dataclass
-class _Result:
-    """Sums of the terms, and unscaled gradients of hidden states, matrix and bias."""
+@dataclass(frozen=True)
+class _Gradients:
+    """Unscaled gradients of the hidden states (in their dtype), and of matrix and bias in fp32."""
 
-    sums: Tensor
-    hidden: Tensor | None
-    weight: Tensor | None
-    bias: Tensor | None
+    hidden: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    @classmethod
+    def zeros(cls, hidden: Tensor, matrix: Tensor) -> "_Gradients":
+        weight = torch.zeros_like(matrix, dtype=torch.float32)
+        return cls(torch.empty_like(hidden), weight, weight.new_zeros(len(weight)))
+
+    def add(self, rows: slice, logits: Tensor, inputs: Tensor, matrix: Tensor) -> None:
+        """Add the contribution of some rows, from the gradient of their logits."""
+        torch.mm(logits, matrix, out=self.hidden[rows])
+        if logits.dtype == torch.float32:
+            self.weight.addmm_(logits.T, inputs)
+        elif logits.is_cuda:
+            self.weight.add_(torch.mm(logits.T, inputs, out_dtype=torch.float32))
+        else:  # `out_dtype` is only available on CUDA
+            self.weight.add_(logits.T @ inputs)
+        self.bias.add_(logits.sum(dim=0, dtype=torch.float32))
 
 
 def _run_chunks(
     hidden: Tensor,
-    weight: Tensor,
+    matrix: Tensor,
     bias: Tensor,
     labels: Tensor,
     settings: _Settings,
-    scale: float,
-    *,
-    needs_gradient: bool,
-) -> _Result:
-    device, rows = hidden.device.type, len(hidden)
-    matrix, inputs = weight.to(hidden.dtype), hidden.detach()
-    result = _Result(torch.zeros(3, dtype=torch.float32, device=hidden.device), None, None, None)
-    if needs_gradient:
-        result.hidden = torch.empty_like(inputs)
-        result.weight = torch.zeros_like(weight, dtype=torch.float32)
-        result.bias = torch.zeros_like(bias, dtype=torch.float32)
-    blocks = _Blocks(settings, scale, needs_gradient, _BLOCK_ROWS.get(device, 256))
-    for start in range(0, rows, _CHUNK_ROWS.get(device, 1024)):
-        chunk = slice(start, start + _CHUNK_ROWS.get(device, 1024))
-        logits = torch.addmm(bias.to(hidden.dtype), inputs[chunk], matrix.T)
-        teacher_logits = settings.teacher.chunk(chunk) if isinstance(settings.teacher, DenseTeacher) else None
-        result.sums += blocks.run(logits, teacher_logits, labels[chunk], chunk)
-        if result.hidden is not None and result.weight is not None and result.bias is not None:
-            # `logits` now holds the gradient of the logits.
-            torch.mm(logits, matrix, out=result.hidden[chunk])
-            if logits.dtype == torch.float32:
-                result.weight.addmm_(logits.T, inputs[chunk])
-            else:
-                result.weight += logits.T @ inputs[chunk]
-            result.bias += logits.sum(dim=0, dtype=torch.float32)
-    return result
+    factors: Tensor,
+    gradients: _Gradients | None,
+) -> Tensor:
+    """Return the sums of `ce`, `mlm` and `mse` over all rows, (3,), and complete the gradients."""
+    teacher, chunk_rows = settings.teacher, _CHUNK_ROWS.get(hidden.device.type, 1024)
+    if isinstance(teacher, DenseTeacher):
+        teacher = DenseTeacher(teacher.hidden, *_pad(teacher.weight, teacher.bias.to(teacher.weight.dtype)))
+    sums = torch.zeros(3, dtype=torch.float32, device=hidden.device)
+    for start in range(0, len(hidden), chunk_rows):
+        rows = slice(start, start + chunk_rows)
+        student = StudentLogits.of(
+            torch.addmm(bias, hidden[rows], matrix.T),
+            labels[rows],
+            teacher.ids[rows] if isinstance(teacher, SparseTeacher) else None,
+        )
+        gradient, chunk_sums = _run_blocks(student, teacher and teacher.targets(rows), settings, factors)
+        sums += chunk_sums
+        if gradients is not None:
+            gradients.add(rows, gradient, hidden[rows], matrix)
+        del student, gradient  # before the logits of the next chunk are computed
+    return sums
 
 
-@dataclass(frozen=True)
-class _Blocks:
-    """Computes the terms of a chunk, one block of rows at a time, and overwrites the logits with their gradient."""
-
-    settings: _Settings
-    scale: float
-    needs_gradient: bool
-    rows: int
-
-    def run(self, logits: Tensor, teacher_logits: Tensor | None, labels: Tensor, chunk: slice) -> Tensor:
-        """Return the sums of `ce`, `mlm` and `mse` over the chunk, (3,)."""
-        factors, has_label = self.settings.factors, labels != IGNORE_INDEX
-        sums = torch.zeros(3, dtype=torch.float32, device=logits.device)
-        for start in range(0, len(logits), self.rows):
-            block = slice(start, start + self.rows)
-            student = logits[block].float()
-            labeled = has_label[block].nonzero().squeeze(1)
-            labeled_logits = student[labeled] if len(labeled) else None  # copied before `student` is overwritten
-            gradient = None
-            if teacher_logits is not None:
-                teacher = teacher_logits[block].float()
-                if factors.mse:
-                    gradient, sums[2] = self._squared_error(student, teacher, sums[2])
-                if factors.ce:
-                    gradient, sums[0] = self._dense_kl(student, teacher, gradient, sums[0])
-            elif isinstance(self.settings.teacher, SparseTeacher) and factors.ce:
-                first = (chunk.start or 0) + start
-                gradient, sums[0] = self._sparse_kl(student, slice(first, first + len(student)), sums[0])
-            if gradient is None:
-                gradient = torch.zeros_like(student)
-            if labeled_logits is not None:
-                sums[1] += self._masked_lm(labeled_logits, labels[block][labeled], gradient, labeled)
-            if self.needs_gradient:
-                logits[block] = gradient
-        return sums
-
-    def _masked_lm(self, logits: Tensor, labels: Tensor, gradient: Tensor, rows: Tensor) -> Tensor:
-        log_p = logits.log_softmax(dim=-1)
-        index = torch.arange(len(rows), device=rows.device)
-        loss = -log_p[index, labels].sum()
-        if self.needs_gradient and self.settings.factors.mlm:
-            row_gradient = log_p.exp_()
-            row_gradient[index, labels] -= 1.0
-            gradient.index_add_(0, rows, row_gradient, alpha=self.settings.factors.mlm / self.scale)
-        return loss
-
-    def _squared_error(self, student: Tensor, teacher: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
-        difference = student - teacher
-        return difference * (2 * self.settings.factors.mse / self.scale), total + difference.square_().sum()
-
-    def _dense_kl(
-        self, student: Tensor, teacher: Tensor, gradient: Tensor | None, total: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return the gradient with that of the KL added, and the total; overwrites both logits."""
-        t = self.settings.temperature
-        student_p, student_sum = _softmax_in_place(student, t)
-        teacher_p, teacher_sum = _softmax_in_place(teacher, t)
-        # `student` and `teacher` now hold unnormalized log probabilities.
-        teacher.sub_(student).sub_((teacher_sum / student_sum).log_())
-        loss = teacher.mul_(teacher_p).sum() * t**2
-        kl_gradient = self._kl_gradient(student_p, teacher_p)
-        return kl_gradient if gradient is None else gradient.add_(kl_gradient), total + loss
-
-    def _sparse_kl(self, student: Tensor, rows: slice, total: Tensor) -> tuple[Tensor, Tensor]:
-        t, teacher = self.settings.temperature, self.settings.teacher
-        assert isinstance(teacher, SparseTeacher)
-        ids, log_p = teacher.ids[rows], teacher.log_probabilities[rows].float()
-        student_p, student_sum = _softmax_in_place(student, t)
-        student_log_p = student.gather(1, ids) - student_sum.log()
-        p = log_p.exp()
-        # When a model is certain, the remaining probability is tiny, and 1 - sum in fp32 would have no correct digits.
-        rest = (1.0 - log_p.double().exp().sum(1, keepdim=True)).float().clamp_min(torch.finfo(torch.float32).tiny)
-        target = student_p.scatter(1, ids, 0.0)
-        student_rest = target.sum(1, keepdim=True).clamp_min(1e-20)
-        loss = (p * (log_p - student_log_p)).sum() + (rest * (rest.log() - student_rest.log())).sum()
-        target.mul_(rest / student_rest).scatter_(1, ids, p)
-        return self._kl_gradient(student_p, target), total + loss * t**2
-
-    def _kl_gradient(self, student_p: Tensor, target_p: Tensor) -> Tensor:
-        """Return the gradient of the KL with respect to the logits; overwrites `student_p`."""
-        return student_p.sub_(target_p).mul_(self.settings.temperature * self.settings.factors.ce / self.scale)
+def _run_blocks(
+    student: StudentLogits, targets: Tensor | None, settings: _Settings, factors: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the gradient of the logits of a chunk, and the sums of the terms; overwrites the logits."""
+    formula = Formula(bool(settings.factors.ce), bool(settings.factors.mse), settings.temperature)
+    parts, device, rows = student.parts, factors.device, len(student.labels)
+    if settings.compiled and rows > 1:
+        parts, sums = fused_vocabulary_terms(student, targets, factors, formula)
+    else:
+        sums, block_rows = torch.zeros_like(factors), _BLOCK_ROWS.get(device.type, 256)
+        for start in range(0, rows, block_rows):
+            block = slice(start, start + block_rows)
+            logits = student.select(block)
+            gradients, block_sums = vocabulary_terms(
+                logits._replace(parts=tuple(part.float() for part in logits.parts)),
+                None if targets is None else targets[block].float(),
+                factors,
+                formula,
+                only_labeled=device.type == "cpu",
+            )
+            sums += block_sums
+            for part, gradient in zip(parts, gradients, strict=True):
+                part[block] = gradient
+    if student.ids is not None:
+        parts[0].scatter_(1, student.ids, parts[1])
+    return parts[0], sums
 
 
-def _softmax_in_place(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return the softened probabilities and their normalizer; `logits` becomes the unnormalized log probabilities."""
-    logits.sub_(logits.amax(dim=-1, keepdim=True))
-    if temperature != 1.0:
-        logits.div_(temperature)
-    probabilities = logits.exp()
-    total = probabilities.sum(dim=-1, keepdim=True)
-    return probabilities.div_(total), total
+def _pad(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Return an output matrix and its bias with more rows, for tokens with probability 0."""
+    padding = -len(weight) % _VOCABULARY_MULTIPLE.get(weight.device.type, 1)
+    if not padding:
+        return weight, bias
+    return F.pad(weight, (0, 0, 0, padding)), F.pad(bias, (0, padding), value=_PADDING_LOGIT)
+
+
+def _vector(values: Sequence[float], device: torch.device) -> Tensor:
+    """Return an fp32 tensor. Unlike `torch.tensor`, this does not copy from the host, which a GPU would wait for."""
+    return torch.stack([torch.full((), value, dtype=torch.float32, device=device) for value in values])

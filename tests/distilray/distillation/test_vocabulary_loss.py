@@ -7,6 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from distilray.distillation import vocabulary_loss as vocabulary
+from distilray.distillation import vocabulary_terms as compiler
 from distilray.distillation.vocabulary_loss import DenseTeacher, Factors, SparseTeacher, vocabulary_loss
 
 ROWS, VOCABULARY, DIM, TEACHER_DIM, TOP_K = 9, 31, 12, 17, 4
@@ -132,10 +133,12 @@ def run_plain(student, teacher, factors, *, labels=LABELS, temperature=2.0):
     return loss.detach(), {name: term.detach() for name, term in terms.items()}, exact.gradients()
 
 
-def loss_of(student, teacher=None, factors=ALL_TERMS, *, labels=LABELS, temperature=2.0):
+def loss_of(student, teacher=None, factors=ALL_TERMS, *, labels=LABELS, temperature=2.0, compiled=False):
     teacher = teacher or create_teacher()
     leaves = vars(student).values()
-    return vocabulary_loss(*leaves, labels, teacher=teacher, factors=factors, temperature=temperature)
+    return vocabulary_loss(
+        *leaves, labels, teacher=teacher, factors=factors, temperature=temperature, compiled=compiled
+    )
 
 
 def run(student, teacher, factors, *, upstream=1.0, **values):
@@ -171,6 +174,45 @@ def test_loss_terms_and_gradients_match_the_formulas(monkeypatch, factors, top_k
     result = run(student, teacher, factors, temperature=temperature)
     assert_same(result, run_plain(student, teacher, factors, temperature=temperature))
     assert all(torch.equal(tensor, copy) for tensor, copy in zip(tensors, before, strict=True))
+
+
+@every_case
+def test_padding_of_the_vocabulary_changes_nothing(monkeypatch, factors, top_k):
+    monkeypatch.setattr(vocabulary, "_VOCABULARY_MULTIPLE", {"cpu": 64})
+    student, teacher = create_student(), create_teacher(top_k)
+    assert_same(run(student, teacher, factors), run_plain(student, teacher, factors))
+
+
+@pytest.fixture
+def fresh_compiler():
+    """Compiled functions are forgotten before and after a test."""
+    compiler._compiled.cache_clear()
+    torch.compiler.reset()
+    yield
+    compiler._compiled.cache_clear()
+    torch.compiler.reset()
+
+
+COMPILED_CASES = {
+    name: pytest.param(*CASES[name], marks=[] if name in ("mostly ce", "sparse ce and mlm") else pytest.mark.slow)
+    for name in CASES
+}
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+@pytest.mark.parametrize(("factors", "top_k"), COMPILED_CASES.values(), ids=COMPILED_CASES)
+def test_one_compiled_function_matches_the_formulas_for_any_rows_and_factors(monkeypatch, factors, top_k):
+    monkeypatch.setattr(vocabulary, "_CHUNK_ROWS", {"cpu": 7})
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for rows, share in [(ROWS, 1.0), (5, 0.3), (12, 1.0), (8, 0.01)]:
+            student, teacher, labels = (
+                create_student(rows=rows),
+                create_teacher(top_k, rows=rows),
+                LABELS.repeat(2)[:rows],
+            )
+            scaled = Factors(ce=factors.ce * share, mlm=factors.mlm, mse=factors.mse * share**2)
+            result = run(student, teacher, scaled, labels=labels, compiled=True)
+            assert_same(result, run_plain(student, teacher, scaled, labels=labels))
 
 
 @every_case
