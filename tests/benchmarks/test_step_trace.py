@@ -16,7 +16,7 @@ from distilray.config.distillation import DistillConfig
 from distilray.config.plan import ModelShapeConfig
 from distilray.distillation.memory import worker_memory_gb
 from distilray.models.flops import ModelSize
-from distilray.operations.plan.roofline import StepWork, element_wise_bytes
+from distilray.operations.plan.roofline import REAL_RUN_SHARE, StepWork, element_wise_bytes
 from distilray.operations.plan.workload import meta_models
 
 LENGTH, VOCABULARY, MASK_SHARE = 512, 30_522, 0.15
@@ -57,7 +57,8 @@ def trace_of(root: Path) -> Callable[[str], Trace]:
 
     def trace(name: str) -> Trace:
         if name not in results:
-            cases = SLOW_CASES if name in SLOW_CASES else FAST_CASES
+            is_fast = name in FAST_CASES or name == "faults"
+            cases = FAST_CASES | {"faults": {}} if is_fast else SLOW_CASES | {"published run": {}}
             command = [sys.executable, "-m", "tests.tiny.step_traces"]
             environment = {**os.environ, "PYTHONPATH": f"{root / 'platform'}:{root}"}
             output = subprocess.run(
@@ -84,7 +85,6 @@ def test_everything_is_computed_on_the_gpu_and_the_host_hardly_waits(
 
 
 def test_the_trace_reports_computation_on_the_host_and_reads_of_values(trace_of: Callable[[str], Trace]) -> None:
-    trace_of("compiled")  # traces the faults as well
     assert trace_of("faults") == {
         "synchronizations": [
             "aten._local_scalar_dense.default",
@@ -114,6 +114,14 @@ def test_the_compiled_loss_moves_few_bytes_besides_its_matrix_products(trace_of:
 @pytest.mark.parametrize("gpu", ["H200", "A100"])
 def test_the_compiled_step_is_projected_to_use_nearly_half_of_a_gpu(trace_of: Callable[[str], Trace], gpu: str) -> None:
     assert trace_of("compiled")["mfu"][gpu] >= 0.45
+
+
+@pytest.mark.slow
+def test_the_plan_assumes_the_share_of_its_projection_that_the_published_run_reached(
+    trace_of: Callable[[str], Trace],
+) -> None:
+    run = trace_of("published run")
+    assert run["measured"] / run["projected"] == pytest.approx(REAL_RUN_SHARE, abs=0.02)
 
 
 @pytest.mark.parametrize("name", ALL[:-1])  # the formula does not cover layer-wise losses

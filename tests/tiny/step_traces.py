@@ -11,11 +11,11 @@ from tests.tiny.fake_cuda import load_fake_cuda
 
 
 def main() -> None:
-    """Print the results as JSON: of steps by name, and of code with one fault per line."""
+    """Print the results as JSON, by the names of the cases."""
     cases: dict[str, dict[str, Any]] = json.load(sys.stdin)
     load_fake_cuda()
-    results = {name: trace(**case) for name, case in cases.items()}
-    print(json.dumps({**results, "faults": trace_faults()}))
+    functions = {"faults": trace_faults, "published run": trace_published_run}
+    print(json.dumps({name: functions.get(name, trace)(**case) for name, case in cases.items()}))
 
 
 def trace(config: dict[str, Any], rows: int, variant: str) -> dict[str, Any]:
@@ -31,8 +31,15 @@ def trace(config: dict[str, Any], rows: int, variant: str) -> dict[str, Any]:
     return {**step.summary(), "mfu": mfu}
 
 
+def trace_published_run() -> dict[str, float]:
+    """Return the measured share of the peak of a published run, and its projection."""
+    from benchmarks.step_trace import PUBLISHED_MFU, published_projection
+
+    return {"measured": PUBLISHED_MFU, "projected": published_projection()}
+
+
 def trace_faults() -> dict[str, list[str]]:
-    """Return what the trace reports about operations that a step should not contain."""
+    """Return the reports of the trace on operations that a step should not contain."""
     import torch
 
     from benchmarks.operation_trace import OperationTrace

@@ -171,6 +171,8 @@ class _Gradients:
         torch.mm(logits, matrix, out=self.hidden[rows])
         if logits.dtype == torch.float32:
             self.weight.addmm_(logits.T, inputs)
+        elif logits.is_cuda and rows.start == 0:
+            torch.mm(logits.T, inputs, out_dtype=torch.float32, out=self.weight)
         elif logits.is_cuda:
             self.weight.add_(torch.mm(logits.T, inputs, out_dtype=torch.float32))
         else:  # `out_dtype` is only available on CUDA
