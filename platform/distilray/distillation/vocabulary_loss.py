@@ -22,6 +22,7 @@ from distilray.distillation.vocabulary_terms import (
     Formula,
     StudentLogits,
     fused_vocabulary_terms,
+    put_columns,
     vocabulary_terms,
 )
 
@@ -233,7 +234,7 @@ def _run_blocks(
             for part, gradient in zip(parts, gradients, strict=True):
                 part[block] = gradient
     if student.ids is not None:
-        parts[0].scatter_(1, student.ids, parts[1])
+        put_columns(parts[0], student.ids, parts[1])
     return parts[0], sums
 
 

@@ -195,8 +195,7 @@ def fresh_compiler():
 
 
 COMPILED_CASES = {
-    name: pytest.param(*CASES[name], marks=[] if name in ("mostly ce", "sparse ce and mlm") else pytest.mark.slow)
-    for name in CASES
+    name: pytest.param(*CASES[name], marks=[] if name == "mostly ce" else pytest.mark.slow) for name in CASES
 }
 
 
