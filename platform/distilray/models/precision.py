@@ -12,7 +12,7 @@ from distilray.config.base import Precision
 from distilray.errors import InputError
 
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-_SERVING_PRECISIONS = ("fp32", "bf16")
+_SERVING_DTYPES = {"auto": torch.float32, "bf16": torch.bfloat16, "fp32": torch.float32}
 _AUTO_ORDER: tuple[Precision, ...] = ("bf16", "fp16")  # bf16 has the range of fp32 and needs no loss scaling
 _TENSOR_CORES = (7, 0)  # first compute capability with tensor cores, for fp16 only; those for bf16 follow in 8.0
 
@@ -27,21 +27,18 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def serving_dtype(name: str) -> torch.dtype:
+def serving_dtype(precision: str) -> torch.dtype:
     """Return the dtype in which a model is served.
 
     Args:
-        name: torch name of the dtype, or `auto` for fp32, in which results do not depend on the other texts of a batch.
+        precision: bf16, fp32, or `auto` for fp32, in which results do not depend on the other texts of a batch.
 
     Raises:
-        InputError: the dtype is not supported.
+        InputError: the precision is not supported.
     """
-    dtypes = {"auto": torch.float32} | {
-        dtype_name(DTYPES[precision]): DTYPES[precision] for precision in _SERVING_PRECISIONS
-    }
-    if name not in dtypes:
-        raise InputError(f"dtype '{name}': choose one of {', '.join(dtypes)}")
-    return dtypes[name]
+    if precision not in _SERVING_DTYPES:
+        raise InputError(f"precision '{precision}': choose one of {', '.join(_SERVING_DTYPES)}")
+    return _SERVING_DTYPES[precision]
 
 
 def fastest_precision(has_units: Callable[[Precision], bool]) -> Precision:
