@@ -76,7 +76,7 @@ def _has_matrix_units(precision: Precision, device: torch.device) -> bool:
 
 
 def configure_arithmetic(device: torch.device, *, deterministic: bool) -> None:
-    """Set how torch computes in this process. Call it before the first matrix product.
+    """Set how torch computes in this process. Call it before the first matrix product or collective.
 
     On a GPU, matrix products in fp32 use TF32: the factors are rounded to 11 significant bits, products are added in
     fp32.
@@ -88,7 +88,9 @@ def configure_arithmetic(device: torch.device, *, deterministic: bool) -> None:
         # torch.compile refuses to run after `torch.backends.cuda.matmul.fp32_precision` was set (pytorch issue 166387).
         torch.set_float32_matmul_precision("high")
     if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch reads it at the first matrix product
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by torch
+        # Sums in the switches of NVLink vary (NCCL issue 1497). torch sets this only for later process groups.
+        os.environ.setdefault("NCCL_ALGO", "^NVLS")
         # Filling new tensors with NaN is slow, and only useful for debugging.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if deterministic != torch.are_deterministic_algorithms_enabled():  # the call imports torch.compile, for seconds
