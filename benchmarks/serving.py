@@ -108,18 +108,20 @@ def throughput(bench: Bench) -> None:
     """Measure requests per second with 32 clients."""
     seconds = bench.duration("throughput")
 
-    def model(what: str, dtype: str) -> float:
-        bench.advance(f"{what} in {dtype}")
-        result = run_in_process(what, bench.model_dir, bench.texts, seconds=seconds, threads=THREADS, dtype=dtype)
+    def model(what: str, precision: str) -> float:
+        bench.advance(f"{what} in {precision}")
+        result = run_in_process(
+            what, bench.model_dir, bench.texts, seconds=seconds, threads=THREADS, precision=precision
+        )
         return float(result["texts_per_s"])
 
     all_rates: dict[str, list[float]] = {}
     runs = []
     for _ in range(bench.rounds("throughput")):
-        rates = {"raw bf16": model("raw", "bfloat16"), "raw fp32": model("raw", "float32")}
-        rates["engine, bf16"] = model("engine", "bfloat16")
-        bench.advance("service in bfloat16")
-        with bench.server(settings=("app.dtype=bfloat16",)) as server:
+        rates = {"raw bf16": model("raw", "bf16"), "raw fp32": model("raw", "fp32")}
+        rates["engine, bf16"] = model("engine", "bf16")
+        bench.advance("service in bf16")
+        with bench.server(settings=("app.precision=bf16",)) as server:
             in_bf16 = bench.closed(server, seconds)
         bench.advance("service in float32")
         with bench.server() as server:

@@ -18,6 +18,7 @@ from ray.serve import Application
 from ray.serve.config import BackpressureConfig
 from ray.util import metrics as ray_metrics
 
+from distilray.config.recipe import hint
 from distilray.config.serving import FillMaskAppConfig
 from distilray.errors import InputError
 from distilray.inference.model_folder import check_model_folder
@@ -97,7 +98,7 @@ class Replica:
 
     def _create_service(self, name: str, folder: str) -> ModelService:
         task_class = routes_for_task(self._config.task).task
-        task = task_class.load(folder, dtype=self._config.dtype, threads=self._config.num_cpus)
+        task = task_class.load(folder, precision=self._config.precision, threads=self._config.num_cpus)
         report = functools.partial(self._telemetry.record_batch, model=name)
         service = ModelService(task, self._config, report=report, threads=self._threads)
         self._record_model(name, service, in_memory=True)
@@ -137,8 +138,10 @@ def build_app(args: FillMaskAppConfig | Mapping[str, Any]) -> Application:
         config = FillMaskAppConfig.model_validate(args)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"arguments of build_app: {key}: {first['msg']}") from None
+        key, message = ".".join(str(part) for part in first["loc"]), first["msg"]
+        if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
+            message = f"unknown key; {hint(key, FillMaskAppConfig.model_fields)}"
+        raise InputError(f"arguments of build_app: {key}: {message}") from None
     deployment = ray_serve.deployment(
         Replica,
         name="FillMask",

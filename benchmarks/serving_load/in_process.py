@@ -22,13 +22,14 @@ from benchmarks.serving_load.traffic import TOP_K
 from distilray.inference.tasks.fill_mask import EncodedFillMaskQuery, FillMask, FillMaskQuery
 from distilray.models.heads import vocabulary_logits
 from distilray.models.masked_lm import encode, load_masked_lm
+from distilray.models.precision import DTYPES
 
 BATCH = 32
 _WARM_UP = 5
 
 
 def run_in_process(
-    what: str, model_dir: str, texts: Sequence[str], *, seconds: float, threads: int, dtype: str = "auto"
+    what: str, model_dir: str, texts: Sequence[str], *, seconds: float, threads: int, precision: str = "auto"
 ) -> dict[str, Any]:
     """Run `raw`, `engine` or `direct` in a new process."""
     arguments = {
@@ -37,7 +38,7 @@ def run_in_process(
         "texts": texts,
         "seconds": seconds,
         "threads": threads,
-        "dtype": dtype,
+        "precision": precision,
     }
     command = [sys.executable, "-m", "benchmarks.serving_load.in_process"]
     done = subprocess.run(command, input=json.dumps(arguments), stdout=subprocess.PIPE, text=True, check=True)
@@ -45,10 +46,10 @@ def run_in_process(
     return result
 
 
-def raw(model_dir: str, texts: Sequence[str], seconds: float, dtype: str) -> dict[str, Any]:
+def raw(model_dir: str, texts: Sequence[str], seconds: float, precision: str) -> dict[str, Any]:
     """Measure the texts per second of the forward pass alone."""
-    queries = FillMask.load(model_dir, dtype="float32").encode([FillMaskQuery(text, TOP_K) for text in texts])
-    model = load_masked_lm(model_dir).to(getattr(torch, dtype))
+    queries = FillMask.load(model_dir, precision="fp32").encode([FillMaskQuery(text, TOP_K) for text in texts])
+    model = load_masked_lm(model_dir).to(DTYPES[precision])
     ordered = sorted(queries, key=lambda query: -len(query.input_ids))
     batches = [_padded(ordered[at : at + BATCH]) for at in range(0, len(ordered), BATCH)]
 
@@ -61,17 +62,17 @@ def raw(model_dir: str, texts: Sequence[str], seconds: float, dtype: str) -> dic
     return {"texts_per_s": _rate(batches, forward, seconds)}
 
 
-def engine(model_dir: str, texts: Sequence[str], seconds: float, dtype: str) -> dict[str, Any]:
+def engine(model_dir: str, texts: Sequence[str], seconds: float, precision: str) -> dict[str, Any]:
     """Measure the texts per second of the inference engine."""
-    model = FillMask.load(model_dir, dtype=dtype)
+    model = FillMask.load(model_dir, precision=precision)
     queries = model.encode([FillMaskQuery(text, TOP_K) for text in texts])
     batches = [queries[at : at + BATCH] for at in range(0, len(queries), BATCH)]
     return {"texts_per_s": _rate(batches, lambda batch: len(model.fill_encoded(batch)), seconds)}
 
 
-def direct(model_dir: str, texts: Sequence[str], seconds: float, dtype: str) -> dict[str, Any]:
+def direct(model_dir: str, texts: Sequence[str], seconds: float, precision: str) -> dict[str, Any]:
     """Measure the latency of calls with one text each."""
-    model = FillMask.load(model_dir, dtype=dtype)
+    model = FillMask.load(model_dir, precision=precision)
     for text in texts[:_WARM_UP]:
         model.fill([text], top_k=TOP_K)
     durations = []
@@ -110,7 +111,7 @@ def main() -> None:
     args = json.load(sys.stdin)
     torch.set_num_threads(args["threads"])
     measure = {"raw": raw, "engine": engine, "direct": direct}[args["what"]]
-    json.dump(measure(args["model_dir"], args["texts"], args["seconds"], args["dtype"]), sys.stdout)
+    json.dump(measure(args["model_dir"], args["texts"], args["seconds"], args["precision"]), sys.stdout)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def folders(tmp_path_factory):
 
 def test_a_server_can_use_the_port_of_a_killed_one_whose_haproxy_is_still_running(folders):
     port = available_port("127.0.0.1", 0)
-    settings = (f"port={port}", "proxy=haproxy", "app.dtype=float32", "ray.num_cpus=1")
+    settings = (f"port={port}", "proxy=haproxy", "app.precision=fp32", "ray.num_cpus=1")
     killed, _ = start_server(folders[0], *settings)
     with killed:
         killed.kill()

@@ -31,8 +31,8 @@ def model_dir(tmp_path_factory):
 @pytest.fixture
 def service(model_dir, free_port):
     """URL of the API in a thread of this process, without Ray."""
-    config = FillMaskAppConfig(model_dir=model_dir, dtype="float32")
-    api = create_api(Models(ModelService(FillMask.load(model_dir, dtype="float32"), config)))
+    config = FillMaskAppConfig(model_dir=model_dir, precision="fp32")
+    api = create_api(Models(ModelService(FillMask.load(model_dir, precision="fp32"), config)))
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(api, host="127.0.0.1", port=port, log_level="error"))
     thread = threading.Thread(target=server.run)
@@ -67,7 +67,7 @@ def execute(notebook, monkeypatch, root):
 
 
 def test_it_fills_masks_evaluates_and_uses_the_service(execute, model_dir, service, capsys):
-    model, text = FillMask.load(model_dir, dtype="float32"), "Paris is the [MASK] of France."
+    model, text = FillMask.load(model_dir, precision="fp32"), "Paris is the [MASK] of France."
     best = model.fill([text], top_k=10)[0][0]
     known = [(text, best[0].token_str), (text, best[3].token_str), (text, "no such word")]
     namespace = execute(model_dir, service, known)

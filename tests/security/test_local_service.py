@@ -221,7 +221,7 @@ def record(tmp_path_factory):
         for name, value in SECRETS.items():
             patch.setenv(name, value)
         model_dir = write_tiny_model(folder / "model", "distilbert")
-        process, url = start_server(model_dir, "app.dtype=float32", "app.access_log=true", "ray.num_cpus=2")
+        process, url = start_server(model_dir, "app.precision=fp32", "app.access_log=true", "ray.num_cpus=2")
         try:
             yield observe(process, url, folder)
         finally:

@@ -15,7 +15,7 @@ def model_dir(tmp_path_factory):
 def model(model_dir):
     from distilray.inference.tasks.fill_mask import FillMask
 
-    return FillMask.load(model_dir, dtype="float32")
+    return FillMask.load(model_dir, precision="fp32")
 
 
 @pytest.fixture(scope="session")

@@ -60,7 +60,9 @@ def test_a_replica_is_replaced_after_the_new_one_is_ready_and_may_finish_its_req
     ("args", "message"),
     [
         ({}, "model_dir: Field required"),
-        ({"model_dir": "m", "x": 1}, "x: Extra"),
+        ({"model_dir": "m", "x": 1}, "x: unknown key"),
+        ({"model_dir": "m", "dtype": "auto"}, "dtype: unknown key; renamed to 'precision'"),
+        ({"model_dir": "m", "limits": {"x": 1}}, r"limits\.x: Extra"),
         ({"model_dir": "m", "num_replicas": 0}, "num_replicas: "),
         ({"model_dir": "/m", "limits": {"max_items": 1001}}, r"limits\.max_items: "),
         ({"model_dir": "/m", "extra_models": {"student": "/n"}}, "extra_models: student is the name of the model"),
@@ -107,8 +109,8 @@ def replica(model_dir, monkeypatch):
 @pytest.mark.parametrize(
     "values",
     [
-        {"model_name": "mine", "dtype": "float32", "access_log": True, "max_loaded_extra_models": 1},
-        {"model_name": "other", "dtype": "bfloat16", "access_log": False, "max_loaded_extra_models": 4},
+        {"model_name": "mine", "precision": "fp32", "access_log": True, "max_loaded_extra_models": 1},
+        {"model_name": "other", "precision": "bf16", "access_log": False, "max_loaded_extra_models": 4},
     ],
     ids=["one", "other"],
 )
@@ -124,7 +126,7 @@ def test_a_replica_has_the_name_type_log_and_cache_of_the_configuration(replica,
     assert (info["model"], info["models"], info["dtype"]) == (
         values["model_name"],
         [values["model_name"], "extra"],
-        values["dtype"],
+        {"fp32": "float32", "bf16": "bfloat16"}[values["precision"]],
     )
     assert (passed["access_log"], passed["sends_request_id"]) == (values["access_log"], False)
     assert passed["max_num_models_per_replica"] == values["max_loaded_extra_models"]

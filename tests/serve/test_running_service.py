@@ -35,7 +35,7 @@ BODY_TIMEOUT_S = 3
 def url(request, model_dir, free_port):
     """URL of the service with the tiny model in fp32."""
     limit = f"app.limits.body_timeout_s={BODY_TIMEOUT_S}"
-    settings = ("app.dtype=float32", limit, "ray.num_cpus=2", f"proxy={request.param}")
+    settings = ("app.precision=fp32", limit, "ray.num_cpus=2", f"proxy={request.param}")
     with running_server(model_dir, *settings, port=free_port()) as url:
         yield url
 

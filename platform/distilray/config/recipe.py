@@ -23,6 +23,7 @@ RENAMED: Mapping[str, str] = {
     "also": "extra",
     "build_follows": "build_next_sentence_task",
     "disturbance": "slowdowns",
+    "dtype": "precision",
     "faults": "fault_tolerance",
     "fill_absent": "fill_missing",
     "has_notice": "preemption_notice",

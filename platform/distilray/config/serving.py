@@ -44,9 +44,9 @@ class FillMaskAppConfig(Config):
 
     task: str = Field(default="fill-mask", description="task of the models: a row of serve/routes.py")
     model_dir: InputDir = Field(description="model folder, or run folder of a training job, present on every node")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+    precision: Literal["auto", "bf16", "fp32"] = Field(
         default="auto",
-        description="auto: float32, or the type of an ONNX model; bfloat16 is faster, but answers depend on the load",
+        description="auto: fp32, or the precision of an ONNX model; bf16 is faster, but answers depend on the load",
     )
     model_name: ModelName = Field(default="student", description="name of the model of model_dir in /info")
     extra_models: dict[ModelName, InputDir] = Field(

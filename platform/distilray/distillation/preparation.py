@@ -12,7 +12,6 @@ from distilray.distillation.feed import MicroStep
 from distilray.distillation.teacher_cache import TeacherCache
 from distilray.models.compiled_layers import compile_layers
 from distilray.models.flops import ModelSize, step_flops
-from distilray.models.precision import configure_arithmetic
 from distilray.models.processor import configure_cpu
 from distilray.pretraining_data.shard_cache import ShardCache
 from distilray.pretraining_data.shards import ShardSet
@@ -81,7 +80,6 @@ def prepare_models(settings: LoopSettings, device: torch.device, dtype: torch.dt
     config = settings.config
     if device.type == "cpu":
         configure_cpu(config.scaling.cpus_per_worker)
-    configure_arithmetic(device, deterministic=config.deterministic)
     torch.manual_seed(config.seed)  # the same fresh head on every worker
     model, teacher = settings.create_models(config)
     if teacher is not None:

@@ -20,7 +20,7 @@ from distilray.distillation.preparation import (
     prepare_models,
 )
 from distilray.models.flops import model_size, peak_flops
-from distilray.models.precision import compute_dtype, precision_of
+from distilray.models.precision import compute_dtype, configure_arithmetic, precision_of
 from distilray.pretraining_data.batches import padded_width, prefetch
 from distilray.pretraining_data.sample_plan import SamplePlan
 from distilray.pretraining_data.shards import ShardSet, read_splits
@@ -99,6 +99,7 @@ class _TrainingRun:
         config = settings.config
         self._settings, self._config, self._workers = settings, config, Workers.from_process_group()
         self._device = worker_device(use_gpu=config.scaling.use_gpu)
+        configure_arithmetic(self._device, deterministic=config.deterministic)
         self._dtype = compute_dtype(config.precision, self._device, any_worker=self._workers.any)
         model, teacher = prepare_models(settings, self._device, self._dtype)
         self._size, self._teacher_size = model_size(model), None if teacher is None else model_size(teacher)

@@ -104,19 +104,21 @@ def open_masked_lm(folder: str, *, threads: int | None = None) -> MaskedLMBacken
     return TorchMaskedLM(model.to(torch.bfloat16) if saved_dtype == dtype_name(torch.bfloat16) else model)
 
 
-def open_for_serving(folder: str, *, dtype: str = "auto", threads: int | None = None) -> MaskedLMBackend:
+def open_for_serving(folder: str, *, precision: str = "auto", threads: int | None = None) -> MaskedLMBackend:
     """Open a model with onnxruntime if it has `model.onnx`, otherwise as a `PackedMaskedLM`.
 
     Args:
         folder: local model folder, or one that `jobs.export_model` wrote.
-        dtype: dtype of the weights, `float32` or `bfloat16`; `auto` means float32. An ONNX model only accepts `auto`.
+        precision: of the weights, `fp32` or `bf16`; `auto` means fp32. An ONNX model only accepts `auto`.
         threads: threads of an ONNX model; torch uses those of the calling thread.
 
     Raises:
-        InputError: a file is missing or invalid, or the model cannot have this dtype.
+        InputError: a file is missing or invalid, or the model cannot have this precision.
     """
     if not is_onnx(folder):
-        return PackedMaskedLM(load_masked_lm(folder).to(serving_dtype(dtype)))
-    if dtype != "auto":
-        raise InputError(f"dtype '{dtype}': {folder} is an ONNX model, whose dtype is fixed; use dtype auto")
+        return PackedMaskedLM(load_masked_lm(folder).to(serving_dtype(precision)))
+    if precision != "auto":
+        raise InputError(
+            f"precision '{precision}': {folder} is an ONNX model, whose precision is fixed; use precision auto"
+        )
     return OnnxMaskedLM.load(folder, threads=threads)

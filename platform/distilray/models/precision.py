@@ -12,7 +12,7 @@ from distilray.config.base import Precision
 from distilray.errors import InputError
 
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-_SERVING_PRECISIONS = ("fp32", "bf16")
+_SERVING_DTYPES = {"auto": torch.float32, "bf16": torch.bfloat16, "fp32": torch.float32}
 _AUTO_ORDER: tuple[Precision, ...] = ("bf16", "fp16")  # bf16 has the range of fp32 and needs no loss scaling
 _TENSOR_CORES = (7, 0)  # first compute capability with tensor cores, for fp16 only; those for bf16 follow in 8.0
 
@@ -27,21 +27,18 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def serving_dtype(name: str) -> torch.dtype:
+def serving_dtype(precision: str) -> torch.dtype:
     """Return the dtype in which a model is served.
 
     Args:
-        name: torch name of the dtype, or `auto` for fp32, in which results do not depend on the other texts of a batch.
+        precision: bf16, fp32, or `auto` for fp32, in which results do not depend on the other texts of a batch.
 
     Raises:
-        InputError: the dtype is not supported.
+        InputError: the precision is not supported.
     """
-    dtypes = {"auto": torch.float32} | {
-        dtype_name(DTYPES[precision]): DTYPES[precision] for precision in _SERVING_PRECISIONS
-    }
-    if name not in dtypes:
-        raise InputError(f"dtype '{name}': choose one of {', '.join(dtypes)}")
-    return dtypes[name]
+    if precision not in _SERVING_DTYPES:
+        raise InputError(f"precision '{precision}': choose one of {', '.join(_SERVING_DTYPES)}")
+    return _SERVING_DTYPES[precision]
 
 
 def fastest_precision(has_units: Callable[[Precision], bool]) -> Precision:
@@ -79,7 +76,7 @@ def _has_matrix_units(precision: Precision, device: torch.device) -> bool:
 
 
 def configure_arithmetic(device: torch.device, *, deterministic: bool) -> None:
-    """Set how torch computes in this process. Call it before the first matrix product.
+    """Set how torch computes in this process. Call it before the first matrix product or collective.
 
     On a GPU, matrix products in fp32 use TF32: the factors are rounded to 11 significant bits, products are added in
     fp32.
@@ -91,7 +88,9 @@ def configure_arithmetic(device: torch.device, *, deterministic: bool) -> None:
         # torch.compile refuses to run after `torch.backends.cuda.matmul.fp32_precision` was set (pytorch issue 166387).
         torch.set_float32_matmul_precision("high")
     if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch reads it at the first matrix product
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by torch
+        # Sums in the switches of NVLink vary (NCCL issue 1497). torch sets this only for later process groups.
+        os.environ.setdefault("NCCL_ALGO", "^NVLS")
         # Filling new tensors with NaN is slow, and only useful for debugging.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if deterministic != torch.are_deterministic_algorithms_enabled():  # the call imports torch.compile, for seconds

@@ -1,6 +1,7 @@
 """Training runs in this process: their logs, their weights and their effects on the run folder."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -82,7 +83,7 @@ class OperationRecorder(TorchDispatchMode):
 def test_a_deterministic_run_uses_no_operation_that_a_gpu_would_refuse(fit, monkeypatch, losses):
     enabled = []
     monkeypatch.setattr(torch, "use_deterministic_algorithms", enabled.append)  # its import of a compiler takes seconds
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    monkeypatch.setattr(os, "environ", dict(os.environ))
     with OperationRecorder() as recorder:
         fit(2, deterministic=True, dropout=0.1, losses=losses)
     assert enabled == [True]
@@ -92,7 +93,7 @@ def test_a_deterministic_run_uses_no_operation_that_a_gpu_would_refuse(fit, monk
 
 
 def test_a_run_with_deterministic_algorithms_equals_one_without_on_a_cpu(fit, monkeypatch):
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    monkeypatch.setattr(os, "environ", dict(os.environ))
     expected = fit(3, dropout=0.1)
     torch.set_deterministic_debug_mode("error")
     try:

@@ -23,8 +23,9 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 @pytest.fixture
 def restored(monkeypatch):
     """Restore the settings of torch after the test."""
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    for name in ("CUBLAS_WORKSPACE_CONFIG", "NCCL_ALGO"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
     yield
     torch.set_float32_matmul_precision("highest")
     configure_arithmetic(CPU, deterministic=False)
@@ -94,5 +95,6 @@ def test_deterministic_algorithms_follow_the_recipe(restored):
     assert torch.are_deterministic_algorithms_enabled()
     assert not torch.is_deterministic_algorithms_warn_only_enabled()  # attention would not be deterministic
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] in (":4096:8", ":16:8")  # the two values in NVIDIA's documentation
+    assert os.environ["NCCL_ALGO"] == "^NVLS"  # as torch sets it for process groups that are created in this mode
     configure_arithmetic(CPU, deterministic=False)
     assert not torch.are_deterministic_algorithms_enabled()

@@ -60,7 +60,7 @@ class Peer:
     """Answers of the service and of transformers' pipeline for the same model."""
 
     def __init__(self, model_dir, bodies):
-        self._model_dir, self._model = model_dir, FillMask.load(model_dir, dtype="float32")
+        self._model_dir, self._model = model_dir, FillMask.load(model_dir, precision="fp32")
         model, tokenizer = AutoModelForMaskedLM.from_pretrained(model_dir), AutoTokenizer.from_pretrained(model_dir)
         fill = pipeline("fill-mask", model=model, tokenizer=tokenizer)
         self.expected = [fill(body["inputs"], **body["parameters"]) for body in bodies]

@@ -46,7 +46,7 @@ def test_readyz_is_503_before_the_warm_up(model, model_dir):
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory):
-    return FillMask.load(write_tiny_model(tmp_path_factory.mktemp("teacher"), "bert"), dtype="float32")
+    return FillMask.load(write_tiny_model(tmp_path_factory.mktemp("teacher"), "bert"), precision="fp32")
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ class Echo(Task):
         super().__init__(architecture="Echo", revision="r1", dtype="float32")
 
     @classmethod
-    def load(cls, model_dir, *, dtype="auto", threads=None):
+    def load(cls, model_dir, *, precision="auto", threads=None):
         return cls()
 
     def encode(self, queries):

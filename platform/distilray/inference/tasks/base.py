@@ -43,7 +43,7 @@ class Task(ABC, Generic[QueryT, EncodedT, PredictionT, AnswerT]):
 
     @classmethod
     @abstractmethod
-    def load(cls, model_dir: str, *, dtype: str = "auto", threads: int | None = None) -> Self:
+    def load(cls, model_dir: str, *, precision: str = "auto", threads: int | None = None) -> Self:
         """Load a model from a local folder.
 
         Raises:

@@ -107,13 +107,13 @@ class FillMask(Task[FillMaskQuery, EncodedFillMaskQuery, FillMaskPrediction, Fil
             self._token_bytes[token_id] = len(token.encode()) + 1
 
     @classmethod
-    def load(cls, model_dir: str, *, dtype: str = "auto", threads: int | None = None) -> "FillMask":
+    def load(cls, model_dir: str, *, precision: str = "auto", threads: int | None = None) -> "FillMask":
         """Load a masked language model from a local folder, without running any code from it.
 
         Args:
             model_dir: folder in the layout of transformers (config, tokenizer, and weights as safetensors or
                 `model.onnx`), or a run folder that contains one as `model/`.
-            dtype: "float32", "bfloat16", or "auto", which means float32. An ONNX model only accepts "auto".
+            precision: "fp32", "bf16", or "auto", which means fp32. An ONNX model only accepts "auto".
             threads: threads of an ONNX model; torch uses those of the calling thread.
 
         Raises:
@@ -121,7 +121,7 @@ class FillMask(Task[FillMaskQuery, EncodedFillMaskQuery, FillMaskPrediction, Fil
         """
         model_dir = check_model_folder(model_dir)
         tokenizer, revision = load_tokenizer(model_dir), revision_hash(model_dir)
-        return cls(open_for_serving(model_dir, dtype=dtype, threads=threads), tokenizer, revision=revision)
+        return cls(open_for_serving(model_dir, precision=precision, threads=threads), tokenizer, revision=revision)
 
     @property
     def probe(self) -> FillMaskQuery:

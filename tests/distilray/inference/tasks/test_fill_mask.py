@@ -23,7 +23,7 @@ def model_dir(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def fill_mask(model_dir):
-    return FillMask.load(model_dir, dtype="float32")
+    return FillMask.load(model_dir, precision="fp32")
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def test_the_size_of_a_response_is_estimated_before_the_forward_pass(fill_mask, 
 
 def test_answers_in_bfloat16_are_similar_but_may_depend_on_the_batch(model_dir, fill_mask):
     texts = random_texts(5, masks=1)
-    narrow = FillMask.load(model_dir, dtype="bfloat16")
+    narrow = FillMask.load(model_dir, precision="bf16")
     assert (narrow.dtype, narrow.batch_invariant) == ("bfloat16", False)
     for answer, exact in zip(narrow.fill(texts, targets=["cat"]), fill_mask.fill(texts, targets=["cat"]), strict=True):
         assert answer[0][0].score == pytest.approx(exact[0][0].score, abs=0.1)
@@ -192,7 +192,7 @@ def test_an_onnx_folder_is_served_with_the_same_interface_in_its_own_dtype(tmp_p
     texts = ["[MASK] is a [MASK]", "paris is [MASK] of france"]
     answers = fill_mask.fill(texts, top_k=2)
     assert [[mask[0].token_str for mask in answer] for answer in answers] == [["[MASK]"] * 2, ["[MASK]"]]
-    with pytest.raises(InputError, match=r"dtype 'bfloat16': .*ONNX"):
-        FillMask.load(folder, dtype="bfloat16")
-    with pytest.raises(InputError, match="dtype 'float16': choose one of auto, float32, bfloat16"):
-        FillMask.load(f"{tmp_path}/model", dtype="float16")
+    with pytest.raises(InputError, match=r"precision 'bf16': .*ONNX"):
+        FillMask.load(folder, precision="bf16")
+    with pytest.raises(InputError, match="precision 'fp16': choose one of auto, bf16, fp32"):
+        FillMask.load(f"{tmp_path}/model", precision="fp16")
