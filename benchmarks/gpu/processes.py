@@ -1,9 +1,11 @@
 """Child processes of the GPU benchmark, with a time limit for each cell."""
 
 import json
+import os
 import queue
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -19,11 +21,19 @@ Event = dict[str, Any]
 
 
 class Process:
-    """Python module that reads JSON from stdin and prints JSON objects. Lines that are not JSON go to stderr."""
+    """Python module that reads JSON from stdin and prints JSON objects. Lines that are not JSON go to stderr.
+
+    The process has its own temporary folder, because the code that torch compiles there is damaged if it is killed.
+    """
 
     def __init__(self, module: str, settings: Mapping[str, Any]) -> None:
+        self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TMPDIR": self._folder.name},
         )
         self._events: queue.Queue[Event | None] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
@@ -44,7 +54,8 @@ class Process:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
         self._process.kill()
-        self.code = self._process.wait()
+        self._process.wait()
+        self._folder.cleanup()
 
     def _read(self) -> None:
         assert self._process.stdout is not None
