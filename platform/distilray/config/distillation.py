@@ -120,6 +120,11 @@ class StudentConfig(Config):
     initialization: Literal["teacher", "random"] = Field(
         default="teacher", description="random: fresh weights, to measure the effect of initialization"
     )
+    freeze_positions: bool = Field(
+        default=False,
+        description="do not train the position embeddings, as in the original; sinusoidal ones if initialization is "
+        "random",
+    )
 
     @model_validator(mode="after")
     def _folding_needs_the_teacher(self) -> "StudentConfig":

@@ -47,7 +47,8 @@ def plan_distillation(config: DistillConfig) -> dict[str, object]:
     share = count_parameters(student) / count_parameters(teacher)
     return {
         "teacher": f"{count_parameters(teacher):,} parameters, {teacher.config.num_hidden_layers} layers",
-        "student": f"{count_parameters(student):,} parameters ({share:.0%}), {student.config.num_hidden_layers} layers",
+        "student": f"{count_parameters(student):,} parameters ({share:.0%}), {student.config.num_hidden_layers} layers"
+        + (", frozen position embeddings" if config.student.freeze_positions else ""),
         "losses": ", ".join(f"{alpha:g} {name}" for name, alpha in config.losses.alphas.items() if alpha)
         + f", temperature {config.losses.temperature:g}, {config.losses.reduction} reduction",
         "teacher cache": describe_cache(config, model_size(teacher).dim),

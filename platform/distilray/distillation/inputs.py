@@ -34,7 +34,13 @@ def build_student(teacher: Any, config: DistillConfig) -> tuple[Any, Mapping[str
     """Return the initialized student, and the origin of each of its tensors."""
     student = config.student
     seed = config.seed if student.initialization == "random" else None
-    return create_student(teacher, layers=student.layers, fold_segment_a=student.fold_segment_a, random_seed=seed)
+    return create_student(
+        teacher,
+        layers=student.layers,
+        fold_segment_a=student.fold_segment_a,
+        freeze_positions=student.freeze_positions,
+        random_seed=seed,
+    )
 
 
 def check_layer_map(config: DistillConfig, student: Any, teacher: Any) -> None:

@@ -101,6 +101,10 @@ class Architecture:
         """Return the embeddings of a masked language model."""
         return model.get_submodule(self.embeddings)
 
+    def positions_of(self, model: Any) -> Any:
+        """Return the position embeddings of a masked language model."""
+        return self.embeddings_of(model).position_embeddings
+
     def layers_of(self, model: Any) -> Any:
         """Return the layers of a masked language model."""
         return model.get_submodule(self.layers)
@@ -174,8 +178,9 @@ DISTILBERT = Architecture(
         "num_hidden_layers": "n_layers",
         "num_attention_heads": "n_heads",
         "classifier_dropout": "seq_classif_dropout",
+        "sinusoidal_positions": "sinusoidal_pos_embds",
     },
-    config_values={"sinusoidal_pos_embds": False, "tie_weights_": True},
+    config_values={"tie_weights_": True},
 )
 ARCHITECTURES: Mapping[str, Architecture] = {family.name: family for family in (BERT, DISTILBERT)}
 

@@ -13,7 +13,7 @@ from distilray.models.architectures import ARCHITECTURES, Architecture, architec
 from distilray.models.heads import is_head_parameter
 
 _COPIED_EMBEDDINGS = ("word_embeddings.weight", "position_embeddings.weight", "LayerNorm.weight", "LayerNorm.bias")
-FRESH = "fresh"
+FRESH, SINUSOIDAL = "fresh", "sinusoidal"  # origins of tensors that are not copied
 _COPIED_SETTINGS = (
     "vocab_size",
     "max_position_embeddings",
@@ -39,7 +39,12 @@ def evenly_spaced_layers(teacher_layers: int, student_layers: int) -> tuple[int,
 
 
 def create_student(
-    teacher: Any, *, layers: Sequence[int] | None = None, fold_segment_a: bool = True, random_seed: int | None = None
+    teacher: Any,
+    *,
+    layers: Sequence[int] | None = None,
+    fold_segment_a: bool = True,
+    freeze_positions: bool = False,
+    random_seed: int | None = None,
 ) -> tuple[Any, Mapping[str, str]]:
     """Create a student, and initialize it from its teacher.
 
@@ -48,35 +53,31 @@ def create_student(
         layers: teacher layers to copy, in order; by default half of them.
         fold_segment_a: add the teacher's segment A embedding to all position embeddings, since the student has no
             segments.
+        freeze_positions: exclude the position embeddings from training; with `random_seed` they are sinusoidal.
         random_seed: initialize all weights randomly; only the size is that of the teacher.
 
     Returns:
-        The student in eval mode, and the origin of each of its tensors: a tensor of the teacher, or `fresh`.
+        The student in eval mode, and the origin of each tensor: one of the teacher, `fresh` or `sinusoidal`.
 
     Raises:
         InputError: the teacher is not a BERT, or a layer does not exist.
     """
-    config = teacher.config
-    family = architecture_of(config)
+    family = architecture_of(teacher.config)
     if family.student is None:
         raise InputError(f"a student needs a BERT teacher, not a {family.name}; set teacher_dir to a BERT")
     student_family = ARCHITECTURES[family.student]
-    layers = tuple(layers or evenly_spaced_layers(config.num_hidden_layers, max(1, config.num_hidden_layers // 2)))
-    unknown = [layer for layer in layers if not 0 <= layer < config.num_hidden_layers]
-    if unknown:
-        raise InputError(
-            f"student.layers: the teacher has layers 0 to {config.num_hidden_layers - 1}, not {unknown[0]}"
-        )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(random_seed or 0)
-        student = student_family.new_masked_lm(_student_config(config, family, student_family, len(layers)))
+    layers = _copied_layers(teacher.config.num_hidden_layers, layers)
+    is_sinusoidal = freeze_positions and random_seed is not None
+    settings = {"num_hidden_layers": len(layers), "sinusoidal_positions": is_sinusoidal}
+    student = _new_student(teacher.config, student_family, random_seed or 0, **settings)
+    student_family.positions_of(student).requires_grad_(not freeze_positions)
+    positions = f"{student_family.embeddings}.position_embeddings.weight"
     origins = _tensor_origins(family, student_family, layers, student.state_dict())
     if random_seed is not None:
-        return student.eval(), dict.fromkeys(origins, FRESH)
+        return student.eval(), dict.fromkeys(origins, FRESH) | ({positions: SINUSOIDAL} if is_sinusoidal else {})
     teacher_state = teacher.state_dict()
     state: dict[str, Tensor] = {name: teacher_state[origin].clone() for name, origin in origins.items()}
     if fold_segment_a and family.reads_token_types:
-        positions = f"{student_family.embeddings}.position_embeddings.weight"
         state[positions] += teacher_state[f"{family.embeddings}.token_type_embeddings.weight"][0]
         origins[positions] += " + segment A"
     student.load_state_dict(state)
@@ -96,12 +97,24 @@ def _component(name: str) -> str:
         return match[0]
     if is_head_parameter(name):
         return "masked-LM head"
-    return name if name == FRESH else f"{name.partition('.')[0]}.embeddings"
+    return name if name in (FRESH, SINUSOIDAL) else f"{name.partition('.')[0]}.embeddings"
 
 
-def _student_config(config: Any, teacher: Architecture, student: Architecture, layers: int) -> Any:
+def _copied_layers(teacher_layers: int, layers: Sequence[int] | None) -> tuple[int, ...]:
+    layers = tuple(layers or evenly_spaced_layers(teacher_layers, max(1, teacher_layers // 2)))
+    unknown = [layer for layer in layers if not 0 <= layer < teacher_layers]
+    if unknown:
+        raise InputError(f"student.layers: the teacher has layers 0 to {teacher_layers - 1}, not {unknown[0]}")
+    return layers
+
+
+def _new_student(config: Any, family: Architecture, seed: int, **values: Any) -> Any:
+    """Return a model of a family with random weights, the settings of a teacher's config, and some other values."""
+    teacher = architecture_of(config)
     copied = {name: teacher.config_value(config, name) for name in _COPIED_SETTINGS}
-    return student.new_config(**copied, num_hidden_layers=layers)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return family.new_masked_lm(family.new_config(**copied, **values))
 
 
 def _tensor_origins(

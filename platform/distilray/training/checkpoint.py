@@ -77,6 +77,7 @@ class Snapshot:
         moments = {
             f"{name}/{key}": value
             for name, parameter in model.named_parameters()
+            if parameter.requires_grad
             for key, value in optimizer.state[parameter].items()
         }
         weights, moments = (
@@ -176,6 +177,8 @@ class CheckpointStore:
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(tensors[name])
+                if not parameter.requires_grad:
+                    continue
                 state = {key: moments[f"{name}/{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
                 # The fused kernel also needs `step` on the device of the parameter.
                 optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}

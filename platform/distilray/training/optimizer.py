@@ -13,10 +13,14 @@ from distilray.models.heads import is_head_parameter
 
 
 def create_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Create AdamW with groups for encoder and head, each split by weight decay (none for biases and layer norms)."""
+    """Create AdamW with groups for encoder and head, each split by weight decay (none for biases and layer norms).
+
+    Frozen parameters are left out.
+    """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        groups.setdefault((is_head_parameter(name), parameter.dim() > 1), []).append(parameter)
+        if parameter.requires_grad:
+            groups.setdefault((is_head_parameter(name), parameter.dim() > 1), []).append(parameter)
     rates = {True: config.head_learning_rate or config.learning_rate, False: config.learning_rate}
     return torch.optim.AdamW(
         [

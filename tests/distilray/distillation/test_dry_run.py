@@ -73,6 +73,11 @@ def test_the_plan_counts_the_tokens_of_all_steps(plan):
     assert values["tokens"] == f"{int(tokens / examples * 10 * 7):,}"
 
 
+@pytest.mark.parametrize("freeze", [True, False])
+def test_the_plan_mentions_frozen_position_embeddings(plan, freeze):
+    assert ("frozen position embeddings" in plan(student={"freeze_positions": freeze})["student"]) == freeze
+
+
 @pytest.mark.parametrize(("precision", "width"), [("fp32", 2), ("bf16", 1)])
 def test_the_memory_of_a_worker_follows_from_the_shape_of_its_models(teacher, precision, width):
     values = {"teacher_dir": "-", "shards_dir": "-", "micro_batch_size": 8, "precision": precision}

@@ -114,6 +114,18 @@ def test_the_loss_scale_is_restored_from_a_checkpoint(fit, tmp_path):
     assert json.loads((checkpoint / "state.json").read_text())["scaler"] == scale
 
 
+def test_frozen_positions_are_saved_and_restored_unchanged_while_all_other_weights_are_trained(fit, tmp_path):
+    values = {"student": {"freeze_positions": True}, "intervals": {"checkpoint_every_steps": 3}}
+    whole = fit(6, **values)
+    trained, initial = (dict(model.named_parameters()) for model in (whole.model, whole.initial_model()))
+    unchanged = [name for name, tensor in trained.items() if torch.equal(tensor, initial[name])]
+    assert unchanged == ["distilbert.embeddings.position_embeddings.weight"]
+    shutil.copytree(whole.folder / "checkpoints/step-0000003", tmp_path / "checkpoints/step-0000003")
+    resumed = fit(6, folder=tmp_path, **values)
+    assert column(resumed, "step") == [4, 5, 6]
+    assert_same_weights(resumed.model, whole.model)
+
+
 @pytest.mark.parametrize("positions", ["all", "masked"])
 def test_a_cache_of_the_whole_vocabulary_trains_like_the_teacher(
     fit, tmp_path, shards_dir, teacher, teacher_dir, positions

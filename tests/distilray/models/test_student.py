@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, BertModel, DistilBertConfig, DistilBertForMaskedLM
@@ -88,6 +90,30 @@ def test_a_student_with_random_weights_has_only_the_size_of_its_teacher(teacher)
     for name in matrices:
         tensors = [model.state_dict()[name] for model in (first[0], second[0], other[0], copied)]
         assert [torch.equal(tensors[0], tensor) for tensor in tensors[1:]] == [True, False, False], name
+
+
+@pytest.mark.parametrize("random_seed", [None, 5])
+def test_only_the_position_embeddings_can_be_frozen(teacher, random_seed):
+    frozen, free = (
+        create_student(teacher, freeze_positions=freeze, random_seed=random_seed)[0] for freeze in (True, False)
+    )
+    assert [name for name, parameter in frozen.named_parameters() if not parameter.requires_grad] == [POSITIONS]
+    assert all(parameter.requires_grad for parameter in free.parameters())
+    changed = [name for name, tensor in free.state_dict().items() if not torch.equal(tensor, frozen.state_dict()[name])]
+    assert changed == ([] if random_seed is None else [POSITIONS])
+
+
+def test_frozen_positions_of_a_student_with_random_weights_are_sinusoidal(teacher):
+    """Vaswani et al. 2017, section 3.5."""
+    student, origins = create_student(teacher, freeze_positions=True, random_seed=5)
+    table = student.state_dict()[POSITIONS]
+    positions, dim = table.shape
+    for position in (0, 1, positions - 1):
+        angles = [position / 10000 ** (2 * pair / dim) for pair in range(dim // 2)]
+        expected = [function(angle) for angle in angles for function in (math.sin, math.cos)]
+        assert table[position].tolist() == pytest.approx(expected, abs=1e-6)
+    assert {name for name, origin in origins.items() if origin != "fresh"} == {POSITIONS}
+    assert "distilbert.embeddings <- sinusoidal (1 tensors)" in summarize_origins(origins)
 
 
 def test_the_summary_counts_every_tensor_by_component(teacher):

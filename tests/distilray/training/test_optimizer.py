@@ -46,6 +46,14 @@ def test_only_the_head_has_its_own_learning_rate(model):
     assert groups_of(model, one_rate, "peak_lr") == {1e-3: sorted(names)}
 
 
+def test_frozen_parameters_are_left_out(teacher_dir):
+    model = load_masked_lm(teacher_dir)
+    frozen = model.get_parameter("bert.embeddings.LayerNorm.weight").requires_grad_(False)
+    groups = create_optimizer(model, CONFIG).param_groups
+    expected = {id(parameter) for parameter in model.parameters() if parameter is not frozen}
+    assert {id(parameter) for group in groups for parameter in group["params"]} == expected
+
+
 def test_betas_and_eps_are_configured(model):
     optimizer = create_optimizer(model, OptimizerConfig(betas=(0.5, 0.6), eps=0.25))
     assert {(group["betas"], group["eps"]) for group in optimizer.param_groups} == {((0.5, 0.6), 0.25)}
