@@ -89,8 +89,9 @@ def encode_chunk(
     Raises:
         InputError: the file of the corpus cannot be read, or an output cannot be written.
     """
-    unpaired = {split: UnpairedExamples(config) for split in written_splits(config)}
-    token_counts = np.zeros(vocabulary_of(tokenizer_json).size, np.int64)
+    vocabulary = vocabulary_of(tokenizer_json)
+    unpaired = {split: UnpairedExamples(config, vocabulary.unk) for split in written_splits(config)}
+    token_counts = np.zeros(vocabulary.size, np.int64)
     row = chunk.row
     for sentences in read_sentences(chunk.file, chunk.start, chunk.stop):
         rows = np.arange(row, row + len(sentences))

@@ -68,12 +68,13 @@ def plan_encoding(config: EncodeCorpusConfig) -> dict[str, object]:
     chunks = sum(1 for _ in plan_encoding_chunks(corpus, chunk_bytes=_chunk_bytes(config)))
     examples, size = int(tokens / config.max_seq_length * 1.2), int(tokens * BYTES_PER_TOKEN)
     masks = "drawn in every epoch" if config.masking.dynamic else "drawn once"
+    dropped = ", without those of which half is unknown" if config.mode == "paper" else ""
     return {
         "corpus": f"{config.corpus_dir}: {corpus.documents:,} documents, {corpus.words:,} words, {chunks:,} chunks",
         "vocabulary": f"{vocabulary.size:,} ids",
         "tokens": f"about {tokens:,} in {config.dupe_factor} copies",
         "examples": Quantity(
-            f"mode {config.mode}, about {examples:,} of at most {config.max_seq_length} tokens, masks {masks}",
+            f"mode {config.mode}, about {examples:,} of at most {config.max_seq_length} tokens{dropped}, masks {masks}",
             examples,
             "examples",
         ),
@@ -104,7 +105,8 @@ def encode_corpus(config: EncodeCorpusConfig, folder: RunFolder) -> Outcome:
         for split, examples in rows.items():
             if not examples:
                 raise InputError(
-                    f"{config.corpus_dir}: no examples in split '{split}', no document has text; use another corpus"
+                    f"{config.corpus_dir}: no examples in split '{split}': its documents have no text, are short or "
+                    "mostly unknown; use another corpus or tokenizer"
                 )
         masker = Masker(vocabulary, config.masking, config.seed, token_counts)
         groups = plan_shard_groups(rows, rows_per_shard=config.rows_per_shard)
@@ -230,6 +232,8 @@ def _summary(config: EncodeCorpusConfig, counts: Mapping[str, JsonObject]) -> st
         f"{train['examples']:,} train and {heldout:,} held-out examples, {train['tokens']:,} train tokens, "
         f"{train['trimmed_tokens'] / train['document_tokens'] / config.dupe_factor:.1%} trimmed"
     ]
+    if unknown := train["dropped_unknown"]:
+        clauses.append(f"{unknown:,} examples dropped because half of their tokens are unknown")
     if config.mode == "card":
         clauses.append(f"{train['random_next_share']:.1%} random next")
         single = train["single_segment_copies"] // config.dupe_factor

@@ -45,10 +45,13 @@ _COUNTED = (
     "reused_tokens",
     "dropped_short",
     "dropped_short_tokens",
+    "dropped_unknown",
+    "dropped_unknown_tokens",
     "single_segment_copies",
     "dropped_single_segment_tokens",
     "dropped_tail_tokens",
 )
+_MAX_UNKNOWN_SHARE = 0.5  # of the tokens of an example of mode `paper`, as in the original trainer
 _COLUMNS = 6  # columns of `UnpairedExamples._rows`
 _PLANS, _ORDER = range(2)  # random streams
 
@@ -58,10 +61,12 @@ class UnpairedExamples:
     """Unpaired examples as positions in the tokens of their documents; text is copied when a bucket is written.
 
     Attributes:
+        unk: id of the unknown token.
         counts: number of documents, and of tokens by outcome; see `add`.
     """
 
     config: EncodeCorpusConfig
+    unk: int
     counts: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(_COUNTED, 0)))
     _ids: list[NDArray[np.uint16]] = field(default_factory=list)
     _rows: list[Int64Array] = field(default_factory=list)
@@ -96,7 +101,7 @@ class UnpairedExamples:
                     for number, plan in enumerate(plans)
                 ]
         if examples:
-            self._rows.append(np.array(examples, dtype=np.int64))
+            self._rows.append(self._without_unknown(np.array(examples, dtype=np.int64), tokenized.ids))
         self._ids.append(tokenized.ids)
         self._tokens += len(tokenized.ids)
 
@@ -120,6 +125,23 @@ class UnpairedExamples:
         self.counts["dropped_tail_tokens"] += unused
         assert len(kept) <= _MAX_NUMBER, "an example_id has 24 bits for the examples of a document"
         return kept
+
+    def _without_unknown(self, rows: Int64Array, ids: NDArray[np.uint16]) -> Int64Array:
+        """Drop the examples of mode `paper` of which half or more is unknown, counting special tokens.
+
+        Args:
+            rows: (examples, columns) examples of the newest batch of documents.
+            ids: (tokens,) the batch.
+        """
+        if self.config.mode != "paper":
+            return rows
+        unknown = np.concatenate([[0], np.cumsum(ids == self.unk)])
+        start, tokens = rows[:, 1] - self._tokens, rows[:, 2] + rows[:, 3]
+        shares = (unknown[start + tokens] - unknown[start]) / (tokens + special_token_count(self.config))
+        is_dropped = shares >= _MAX_UNKNOWN_SHARE
+        self.counts["dropped_unknown"] += int(is_dropped.sum())
+        self.counts["dropped_unknown_tokens"] += int(tokens[is_dropped].sum())
+        return rows[~is_dropped]
 
     def _plans(self, document: TokenizedDocument, rng: Random) -> Iterator[PairPlan]:
         config = self.config

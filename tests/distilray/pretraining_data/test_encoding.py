@@ -201,6 +201,15 @@ def train_counts(folder, sentences, tokenizer_dir, **changes):
     return encode_in_process(config, run).counts["train"]
 
 
+def test_the_summary_of_paper_mode_counts_examples_that_are_unknown(tmp_path, tokenizer_dir):
+    corpus_dir = write_corpus(tmp_path / "corpus", sentences=[*sentences_of(4), *[["\u96ea" * 5]] * 3])
+    folders = {"corpus_dir": corpus_dir, "tokenizer_dir": tokenizer_dir}
+    config = encode_config(str(tmp_path / "run"), **folders, mode="paper", heldout_fraction=0.0)
+    run = RunFolder("encode_corpus", config, {})
+    run.begin()
+    assert "3 examples dropped because half of their tokens are unknown" in encode_in_process(config, run).summary
+
+
 @pytest.mark.parametrize(
     ("changes", "counted"),
     [
@@ -209,10 +218,12 @@ def train_counts(folder, sentences, tokenizer_dir, **changes):
         ({"mode": "paper"}, "own_tokens"),
         ({"min_example_tokens": 20}, "dropped_short_tokens"),
         ({"single_sentence_documents": "drop"}, "dropped_single_segment_tokens"),
+        ({"mode": "paper", "min_example_tokens": 3}, "dropped_unknown_tokens"),
     ],
 )
 def test_every_token_is_used_or_counted(tmp_path, tokenizer_dir, changes, counted):
-    counts = train_counts(tmp_path, [*sentences_of(40), *[["rome is old"]] * 5], tokenizer_dir, **changes)
+    sentences = [*sentences_of(40), *[["rome is old"]] * 5, ["\u96ea\u96ea"]]
+    counts = train_counts(tmp_path, sentences, tokenizer_dir, **changes)
     dropped = sum(number for name, number in counts.items() if name.startswith("dropped_") and "tokens" in name)
     read = changes.get("dupe_factor", 1) * counts["document_tokens"] + counts["reused_tokens"]
     assert read == counts["own_tokens"] + counts["trimmed_tokens"] + dropped
@@ -221,7 +232,7 @@ def test_every_token_is_used_or_counted(tmp_path, tokenizer_dir, changes, counte
 
 @pytest.mark.parametrize("masking", [{"dynamic": True}, {"dynamic": False}, {"dynamic": True, "whole_words": True}])
 def test_examples_without_any_prediction_are_counted(tmp_path, tokenizer_dir, masking):
-    sentences = [["rome"], ["paris is old"], ["\u96ea\u96ea\u96ea\u96ea\u96ea\u96ea"], ["madrid is a big city"]]
+    sentences = [["rome"], ["paris is old"], ["\u96ea\u96ea\u96ea\u96ea rome is old"], ["madrid is a big city"]]
     changes = {"mode": "paper", "min_example_tokens": 3, "masking": masking}
     counts = train_counts(tmp_path, sentences, tokenizer_dir, **changes)
     assert counts["examples"] == 4

@@ -26,10 +26,10 @@ def token_documents(documents=150):
 @pytest.mark.parametrize("short_seq_prob", [0.0, 0.1])
 def test_rules_on_cuts_and_lengths_are_at_chance(tokenizer_dir, length, short_seq_prob):
     config = encode_config(max_seq_length=length, short_seq_prob=short_seq_prob, dupe_factor=length // 25)
-    unpaired, messages = UnpairedExamples(config), []
+    vocabulary = vocabulary_of(read_tokenizer(tokenizer_dir))
+    unpaired, messages = UnpairedExamples(config, vocabulary.unk), []
     unpaired.add(token_documents())
     unpaired.write(lambda data: messages.append(bytes(data)), buckets=1)
-    vocabulary = vocabulary_of(read_tokenizer(tokenizer_dir))
     table = ExampleBuilder(config, vocabulary, None).build(read_unpaired(messages))
     assert len(table) > 6000
     ids, offsets = (getattr(table["input_ids"].combine_chunks(), name).to_numpy() for name in ("values", "offsets"))

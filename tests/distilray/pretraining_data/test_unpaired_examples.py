@@ -9,6 +9,7 @@ from distilray.pretraining_data.unpaired_examples import UnpairedExamples, bucke
 from tests.tiny.shards import encode_config
 
 DOCUMENTS = 30
+UNK = 60_000  # not a token of `token_documents`
 
 
 def token_documents(rows):
@@ -31,7 +32,7 @@ def buckets_of(unpaired, buckets=1):
 
 def planned(*batches, **changes):
     """Plan the examples of some batches of documents, by default of all in one batch."""
-    unpaired = UnpairedExamples(encode_config(**changes))
+    unpaired = UnpairedExamples(encode_config(**changes), UNK)
     for rows in batches or [range(DOCUMENTS)]:
         unpaired.add(token_documents(rows))
     return unpaired
@@ -69,7 +70,7 @@ def test_buckets_contain_the_examples_sorted_by_key(buckets):
 
 
 def test_without_documents_all_buckets_are_empty():
-    assert buckets_of(UnpairedExamples(encode_config()), 4) == ([b"", b"", b"", b""], [0, 0, 0, 0])
+    assert buckets_of(UnpairedExamples(encode_config(), UNK), 4) == ([b"", b"", b"", b""], [0, 0, 0, 0])
 
 
 @pytest.mark.parametrize("size", [1, 7])
@@ -114,7 +115,7 @@ def test_short_examples_have_the_configured_frequency(mode, probability):
 
 
 def test_documents_with_one_sentence_are_counted_in_every_copy():
-    unpaired = UnpairedExamples(encode_config(dupe_factor=3, random_next_probability=0.0))
+    unpaired = UnpairedExamples(encode_config(dupe_factor=3, random_next_probability=0.0), UNK)
     unpaired.add(TokenizedDocuments(np.arange(9, dtype=np.uint16), [TokenizedDocument(7, 0, [9])]))
     assert unpaired.counts["single_segment_copies"] == 3
     assert table_of(unpaired)["is_random_next"].to_pylist() == [True] * 3
@@ -127,3 +128,25 @@ def test_examples_that_are_too_short_are_dropped():
     )
     assert sorted(kept) == sorted(length for length in lengths if length >= 20)
     assert 20 in kept
+
+
+def with_unknown_windows(mode):
+    """Plan two documents of windows of 30 tokens, of which 15, 16 and 0, and 30 and 1 are unknown."""
+    unpaired = UnpairedExamples(encode_config(mode=mode), UNK)
+    for row, windows in ((7, (15, 16, 0)), (8, (30, 1))):
+        ids = np.concatenate([[UNK] * unknown + [9] * (30 - unknown) for unknown in windows]).astype(np.uint16)
+        unpaired.add(TokenizedDocuments(ids, [TokenizedDocument(row, 0, range(30, len(ids) + 1, 30))]))
+    return unpaired
+
+
+def test_paper_mode_drops_and_counts_examples_of_which_half_is_unknown():
+    unpaired = with_unknown_windows("paper")
+    kept = {(example_id >> 32, example_id & 0xFFFFFF) for example_id in table_of(unpaired)["example_id"].to_pylist()}
+    assert kept == {(7, 0), (7, 2), (8, 1)}  # with two special tokens, 16 unknown tokens are half of an example
+    assert (unpaired.counts["dropped_unknown"], unpaired.counts["dropped_unknown_tokens"]) == (2, 60)
+
+
+def test_card_mode_keeps_unknown_tokens():
+    unpaired = with_unknown_windows("card")
+    assert [UNK] * 30 in [text[:30] for text in table_of(unpaired)["text"].to_pylist()]
+    assert unpaired.counts["dropped_unknown"] == unpaired.counts["dropped_unknown_tokens"] == 0
