@@ -13,16 +13,17 @@ from tests.distilray.training import worker_group
 
 pytestmark = pytest.mark.slow
 both_jobs = pytest.mark.parametrize("job", ["distillation", "fine_tuning"])
+several = pytest.mark.parametrize(("group", "size"), [("two", 2), ("eight", 8)])
 
 
 @pytest.fixture(scope="module")
 def groups(tmp_path_factory, root, teacher_dir, shards_dir):
-    """Run folders: one worker and two workers without dropout, two workers with dropout, three that sum gradients."""
+    """Run folders: one, two and eight workers without dropout, two with dropout, three that sum gradients."""
     folder = tmp_path_factory.mktemp("groups")
     values = {"teacher_dir": teacher_dir, "shards_dir": shards_dir}
     runs = [
         ("train", size, str(folder / name), {**values, "dropout": dropout})
-        for name, size, dropout in (("one", 1, 0.0), ("two", 2, 0.0), ("dropout", 2, 0.3))
+        for name, size, dropout in (("one", 1, 0.0), ("two", 2, 0.0), ("eight", 8, 0.0), ("dropout", 2, 0.3))
     ]
     command = [sys.executable, worker_group.__file__, json.dumps([*runs, ("sum_gradients", 3, str(folder / "sums"))])]
     environment = {**os.environ, "PYTHONPATH": f"{root}/platform:{root}", "GLOO_SOCKET_IFNAME": "lo"}
@@ -43,24 +44,31 @@ def assert_same_weights(groups, job, first, second, **tolerance):
 
 
 @both_jobs
-def test_two_workers_end_with_the_weights_of_one(groups, job):
-    assert_same_weights(groups, job, ("two", 0), ("one", 0), atol=1e-4, rtol=1e-3)
-    for group in ("two", "dropout"):
-        assert_same_weights(groups, job, (group, 0), (group, 1), atol=0, rtol=0)
+@several
+def test_several_workers_end_with_the_weights_of_one(groups, job, group, size):
+    assert_same_weights(groups, job, (group, 0), ("one", 0), atol=1e-4, rtol=1e-3)
+    assert_same_weights(groups, job, (group, 0), (group, size - 1), atol=0, rtol=0)
 
 
-def test_two_workers_have_the_losses_gradients_and_scores_of_one(groups):
+@both_jobs
+def test_workers_with_different_dropout_end_with_the_same_weights(groups, job):
+    assert_same_weights(groups, job, ("dropout", 0), ("dropout", 1), atol=0, rtol=0)
+
+
+@several
+def test_several_workers_have_the_losses_gradients_and_scores_of_one(groups, group, size):
     for file in ("metrics.jsonl", "heldout.jsonl"):
-        two, one = (
-            [json.loads(line) for line in (groups / group / file).read_text().splitlines()] for group in ("two", "one")
+        rows, one = (
+            [json.loads(line) for line in (groups / name / file).read_text().splitlines()] for name in (group, "one")
         )
-        assert len(two) == len(one) >= worker_group.STEPS
-        for row, expected in zip(two, one, strict=True):
+        assert len(rows) == len(one) >= worker_group.STEPS
+        for row, expected in zip(rows, one, strict=True):
             values = {
                 name: expected[name] for name in ("loss", "ce", "mlm", "cos", "grad_norm", "hit@1") if name in row
             }
             assert {name: row[name] for name in values} == pytest.approx(values, rel=1e-3)
-    losses = [record_of(groups, *worker)["fine_tuning"]["losses"] for worker in (("one", 0), ("two", 0), ("two", 1))]
+    workers = ("one", 0), (group, 0), (group, size - 1)
+    losses = [record_of(groups, *worker)["fine_tuning"]["losses"] for worker in workers]
     assert losses[1] == losses[2] == pytest.approx(losses[0], abs=1e-5)
 
 
