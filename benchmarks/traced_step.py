@@ -11,7 +11,6 @@ from unittest import mock
 import numpy as np
 import torch
 import torch.nn.functional as F
-from distilray.distillation.vocabulary_terms import StudentLogits, fused_vocabulary_terms
 from torch import Tensor, nn
 
 from benchmarks.operation_trace import Location, Operation, OperationTrace, fuse
@@ -22,6 +21,7 @@ from distilray.distillation.feed import MicroStep, loss_divisors
 from distilray.distillation.objective import DistillationLoss, TensorBatch
 from distilray.distillation.preparation import LoopSettings, prepare_models
 from distilray.distillation.setup import PretrainingObjective
+from distilray.distillation.vocabulary_terms import StudentLogits, fused_vocabulary_terms
 from distilray.models.flops import model_size, step_flops
 from distilray.models.precision import DTYPES
 from distilray.operations.plan.roofline import Roofline
@@ -133,7 +133,7 @@ def trace_step(
             each.tie_weights()  # fake parameters are untied when they are moved
             track(trace, each)
             label_encoder(trace, each.base_model, component)
-        module = DistillationLoss(model, teacher, losses, dtype, compiled=VOCABULARY_LOSS in compiled)
+        module = DistillationLoss(model, teacher, losses, dtype, compiled_loss=VOCABULARY_LOSS in compiled)
         workers = Workers.single()
         training = PretrainingObjective(module, config.seed, workers, CUDA)
         updater = create_updater(model, config.optimizer, uses_fp16=config.precision == "fp16")

@@ -135,7 +135,8 @@ def test_bytes_follow_the_formula_of_the_plan(trace_of: Callable[[str], Trace], 
         student=ModelSize(6, 768, 3072, VOCABULARY),
         teacher=ModelSize(12, 768, 3072, VOCABULARY),
         is_16_bit=settings["config"]["precision"] != "fp32",
-        is_compiled=settings["variant"] == "compiled",
+        has_compiled_layers=settings["variant"] == "compiled",
+        has_compiled_loss=settings["variant"] == "compiled",
     )
     traced = element_wise(trace, "teacher", "student", "head", "vocabulary loss")
     assert element_wise_bytes(work) == pytest.approx(traced, rel=0.1)

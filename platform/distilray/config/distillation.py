@@ -230,7 +230,8 @@ class TrainingConfig(SeededConfig, RayJobConfig):
     )
     compile: Literal["auto", True, False] = Field(
         default="auto",
-        description="torch.compile; needs a C++ compiler on every machine; auto: off until it has been run on a GPU",
+        description="torch.compile for layers, heads and vocabulary loss; needs a C++ compiler on every machine; auto: "
+        "on GPUs the vocabulary loss, else nothing",
     )
     dropout: FractionBelowOne | None = Field(
         default=None, description="dropout of the trained model; default: from the model's own config"

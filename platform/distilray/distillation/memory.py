@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from distilray.config.distillation import LossConfig, TrainingConfig
-from distilray.distillation.preparation import is_compiled
+from distilray.distillation.preparation import is_loss_compiled
 from distilray.distillation.vocabulary_loss import _BLOCK_ROWS, _CHUNK_ROWS
 from distilray.models.flops import ModelSize, model_size
 from distilray.models.masked_lm import count_parameters
@@ -153,7 +153,7 @@ class _Step:
         """Working memory of the vocabulary loss: logits of a chunk, their gradient, and the gradient of the matrix."""
         chunk = min(self.rows, _CHUNK_ROWS[self.device])
         models = 1 + self.has_teacher
-        if is_compiled(self.config):
+        if is_loss_compiled(self.config, self.device):
             logits = (models + 1) * chunk * self.width
         else:
             logits = models * chunk * self.width + _FP32_BLOCKS * min(chunk, _BLOCK_ROWS[self.device]) * _FP32

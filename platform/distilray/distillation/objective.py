@@ -105,6 +105,7 @@ class DistillationLoss(nn.Module):
         dtype: dtype of the matrix products.
         cached: True if the batches contain cached outputs of the teacher.
         compiled: compile the transforms of the heads.
+        compiled_loss: compile the loss on the vocabulary.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class DistillationLoss(nn.Module):
         *,
         cached: bool = False,
         compiled: bool = False,
+        compiled_loss: bool = False,
     ) -> None:
         super().__init__()
         assert not (cached and (teacher is not None or losses.alpha_mse or losses.layer_alphas))
@@ -124,7 +126,7 @@ class DistillationLoss(nn.Module):
         self._frozen = (teacher,)  # a tuple hides it from torch, which would train, save and synchronize a submodule
         self._losses = losses
         self._used = [LOSSES[name] for name, alpha in losses.alphas.items() if alpha]
-        self._dtype, self._compiled = dtype, compiled
+        self._dtype, self._compiled, self._compiled_loss = dtype, compiled, compiled_loss
         self._layer_pairs: list[tuple[int, int]] = []
         if teacher is not None and losses.layer_alphas:
             self._layer_pairs = losses.layer_map or default_layer_map(
@@ -223,6 +225,7 @@ class DistillationLoss(nn.Module):
                 }
             ),
             temperature=losses.temperature,
+            compiled=self._compiled_loss,
         )
         terms = {name: sums[name] / divisor for name, divisor in divisor_of.items() if is_used[name] or name == "mlm"}
         return loss, terms

@@ -15,8 +15,10 @@ from distilray.distillation.objective import DistillationLoss
 from distilray.distillation.preparation import (
     LoopSettings,
     PretrainingObjective,
+    check_compiler,
     flops_per_step,
     is_compiled,
+    is_loss_compiled,
     prepare_models,
 )
 from distilray.models.flops import model_size, peak_flops
@@ -104,8 +106,17 @@ class _TrainingRun:
         model, teacher = prepare_models(settings, self._device, self._dtype)
         self._size, self._teacher_size = model_size(model), None if teacher is None else model_size(teacher)
         cached = settings.teacher_cache_dir is not None
+        compiled_loss = is_loss_compiled(config, self._device.type)
+        if compiled_loss:
+            check_compiler()
         self._loss_module = DistillationLoss(
-            model, teacher, settings.losses, self._dtype, cached=cached, compiled=is_compiled(config)
+            model,
+            teacher,
+            settings.losses,
+            self._dtype,
+            cached=cached,
+            compiled=is_compiled(config),
+            compiled_loss=compiled_loss,
         )
         module = self._workers.wrap(self._loss_module, self._device)
         self._objective = PretrainingObjective(module, config.seed, self._workers, self._device)

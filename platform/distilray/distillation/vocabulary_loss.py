@@ -76,8 +76,9 @@ class SparseTeacher:
     rest: Tensor
 
     def targets(self, rows: slice) -> Tensor:
-        """Return the log probabilities of some rows, (rows, k)."""
-        return self.log_probabilities[rows].float()
+        """Return log probabilities of some rows: of the k tokens and, last, of all others together, (rows, k + 1)."""
+        rest = self.rest[rows].clamp_min(torch.finfo(torch.float32).tiny)  # 0 if k is the size of the vocabulary
+        return torch.cat([self.log_probabilities[rows].float(), rest.log()], dim=1)
 
 
 @dataclass(frozen=True)
@@ -202,11 +203,12 @@ def _run_chunks(
             labels[rows],
             teacher.ids[rows] if isinstance(teacher, SparseTeacher) else None,
         )
-        gradient, chunk_sums = _run_blocks(student, teacher and teacher.targets(rows), settings, factors)
+        targets = None if teacher is None else teacher.targets(rows)
+        gradient, chunk_sums = _run_blocks(student, targets, settings, factors)
         sums += chunk_sums
         if gradients is not None:
             gradients.add(rows, gradient, hidden[rows], matrix)
-        del student, gradient  # before the logits of the next chunk are computed
+        del student, targets, gradient  # before the logits of the next chunk are computed
     return sums
 
 
@@ -215,7 +217,8 @@ def _run_blocks(
 ) -> tuple[Tensor, Tensor]:
     """Return the gradient of the logits of a chunk, and the sums of the terms; overwrites the logits."""
     formula = Formula(bool(settings.factors.ce), bool(settings.factors.mse), settings.temperature)
-    parts, device, rows = student.parts, factors.device, len(student.labels)
+    device, rows = factors.device, len(student.labels)
+    parts: Sequence[Tensor] = student.parts
     if settings.compiled and rows > 1:
         parts, sums = fused_vocabulary_terms(student, targets, factors, formula)
     else:

@@ -71,7 +71,7 @@ def vocabulary_terms(
     Everything is in fp32. The logits of both models may be overwritten.
 
     Args:
-        teacher: logits (rows, vocabulary) of a dense teacher, or log probabilities (rows, k) of a sparse one.
+        teacher: logits (rows, vocabulary) of a dense teacher, or the targets (rows, k + 1) of a sparse one.
         factors: (3,) of the gradients of `ce` (with respect to softened logits), `mlm`, and `mse` (half of it).
         only_labeled: select the rows that have a label for `mlm`. This saves work on a CPU; a GPU would have to wait.
     """
@@ -154,14 +154,12 @@ def _dense_kl(
 def _sparse_kl(
     student: StudentLogits, log_p: Tensor, factor: Tensor, temperature: float
 ) -> tuple[list[Tensor], Tensor]:
-    q = _softmax(list(student.parts), temperature)
-    p = log_p.exp()
-    # When a model is certain, the remaining probability is tiny, and 1 - sum in fp32 would have no correct digits.
-    rest = (1.0 - log_p.double().exp().sum(1, keepdim=True)).float().clamp_min(torch.finfo(torch.float32).tiny)
+    q, p = _softmax(list(student.parts), temperature), log_p.exp()
+    known, rest = p[:, :-1], p[:, -1:]
     student_rest = (q.totals[0] / q.total).clamp_min(1e-20)
-    loss = _total(p * (log_p - (q.shifted[1] - q.total.log()))) + _total(rest * (rest / student_rest).log())
-    gradients = [q.probabilities[0].mul_((1.0 - rest / student_rest) * factor), (q.probabilities[1] - p) * factor]
-    return gradients, loss * temperature**2
+    student_log_p = torch.cat([q.shifted[1] - q.total.log(), student_rest.log()], dim=1)
+    gradients = [q.probabilities[0].mul_((1.0 - rest / student_rest) * factor), (q.probabilities[1] - known) * factor]
+    return gradients, _total(p * (log_p - student_log_p)) * temperature**2
 
 
 class _Softmax(NamedTuple):

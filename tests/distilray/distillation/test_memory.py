@@ -9,6 +9,7 @@ from distilray.operations.plan.workload import meta_models
 
 LENGTH = 512
 VALUES = {"run_dir": "-", "shards_dir": "-", "teacher_dir": "-", "precision": "bf16", "batch_size": 2048}
+VALUES |= {"compile": False}
 MASKED, RECOMPUTED = {"ce_positions": "masked"}, {"activation_checkpointing": True}
 HIDDEN, ATTENTION, VALUE_RELATIONS = ({f"alpha_{name}": 1.0} for name in ("hidden", "attention", "values"))
 LAYER_WISE = {**HIDDEN, **ATTENTION, **VALUE_RELATIONS}

@@ -28,7 +28,9 @@ def inputs(kind, *, rows=ROWS, vocabulary=VOCABULARY, dtype=torch.float32):
     labels[::3] = -100
     best = (teacher_logits / 2).log_softmax(dim=-1).topk(TOP_K)
     ids = best.indices if kind == "sparse" else None
-    targets = {"dense": teacher_logits.to(dtype), "sparse": best.values, None: None}[kind]
+    log_rest = (1 - best.values.double().exp().sum(dim=1, keepdim=True)).log().float()
+    sparse = torch.cat([best.values, log_rest], dim=1)
+    targets = {"dense": teacher_logits.to(dtype), "sparse": sparse, None: None}[kind]
     return StudentLogits.of(logits.to(dtype), labels, ids), targets
 
 

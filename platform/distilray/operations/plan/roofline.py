@@ -51,7 +51,8 @@ class StepWork:
     student: ModelSize
     teacher: ModelSize | None
     is_16_bit: bool
-    is_compiled: bool
+    has_compiled_layers: bool = False
+    has_compiled_loss: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,6 @@ class _Bytes:
 
     Attributes:
         student: per token, layer and dimension, in both passes; teacher: in the forward pass.
-        logits: per row of the head and token of the vocabulary, for the logits of both models.
         hidden: per token and dimension, for the embeddings and the losses on hidden states.
         head: per row of the head and dimension, for its transform.
         matrix: per weight of the output matrix and micro-step; layer_weights: per weight of the student's layers.
@@ -68,31 +68,38 @@ class _Bytes:
 
     student: float
     teacher: float
-    logits: float
     hidden: float
     head: float = 74
     matrix: float = 32
     layer_weights: float = 0
 
 
-# By `is_16_bit` and `is_compiled`. Compilation merges the kernels between two matrix products; without it, the loss
-# computes about 30 intermediate results in fp32 for every logit.
+# By `is_16_bit` and `has_compiled_layers`. Compilation merges the kernels between two matrix products.
 _BYTES: Mapping[tuple[bool, bool], _Bytes] = {
-    (True, False): _Bytes(student=249, teacher=79, logits=227, hidden=162, layer_weights=16),
-    (True, True): _Bytes(student=160, teacher=53, logits=14.6, hidden=162, layer_weights=16),
-    (False, False): _Bytes(student=261, teacher=76, logits=216, hidden=130),
-    (False, True): _Bytes(student=216, teacher=57, logits=29.6, hidden=130),
+    (True, False): _Bytes(student=249, teacher=79, hidden=162, layer_weights=16),
+    (True, True): _Bytes(student=160, teacher=53, hidden=162, layer_weights=16),
+    (False, False): _Bytes(student=261, teacher=76, hidden=130),
+    (False, True): _Bytes(student=216, teacher=57, hidden=130),
+}
+# Bytes of the loss per row of the head and token of the vocabulary, for the logits of both models, by `is_16_bit` and
+# `has_compiled_loss`. Without compilation, there are about 30 intermediate results in fp32 for every logit.
+_LOGIT_BYTES: Mapping[tuple[bool, bool], float] = {
+    (True, False): 227,
+    (True, True): 14.6,
+    (False, False): 216,
+    (False, True): 29.6,
 }
 
 
 def element_wise_bytes(work: StepWork) -> float:
     """Return the bytes that all kernels but matrix products and attention read and write."""
-    student, each = work.student, _BYTES[work.is_16_bit, work.is_compiled]
+    student, each = work.student, _BYTES[work.is_16_bit, work.has_compiled_layers]
+    logits = _LOGIT_BYTES[work.is_16_bit, work.has_compiled_loss]
     layers = student.layers * each.student
     if work.teacher is not None:
         layers += work.teacher.layers * each.teacher
     hidden = work.tokens * student.dim * (layers + each.hidden)
-    head = work.head_rows * (student.dim * each.head + student.vocabulary * each.logits)
+    head = work.head_rows * (student.dim * each.head + student.vocabulary * logits)
     weights = student.vocabulary * student.dim * each.matrix + student.layer_parameters * each.layer_weights
     return hidden + head + work.micro_steps * weights
 

@@ -15,7 +15,7 @@ from distilray.config.plan import ModelShapeConfig, PlanConfig, TextConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.distillation.cost import checkpoint_gb, total_steps
 from distilray.distillation.memory import worker_memory_gb
-from distilray.distillation.preparation import flops_per_step
+from distilray.distillation.preparation import flops_per_step, is_compiled, is_loss_compiled
 from distilray.errors import InputError
 from distilray.models.architectures import BERT, DISTILBERT, Architecture
 from distilray.models.flops import ModelSize, model_size
@@ -231,7 +231,8 @@ def step_work(training: TrainingEstimate, precision: Precision) -> StepWork:
         student=training.student,
         teacher=training.teacher,
         is_16_bit=precision != "fp32",
-        is_compiled=config.compile is True,
+        has_compiled_layers=is_compiled(config),
+        has_compiled_loss=is_loss_compiled(config, "cuda"),
     )
 
 
@@ -239,7 +240,7 @@ def fine_tuning_work(training: TrainingEstimate, precision: Precision) -> StepWo
     """Return the work of fine-tuning the student on some tokens, in large batches."""
     tokens = round(training.tokens_per_step)
     flops = 3.0 * training.student.forward_flops(tokens, 0, 0)
-    return StepWork(flops, tokens, 0, 0, training.student, None, is_16_bit=precision != "fp32", is_compiled=False)
+    return StepWork(flops, tokens, 0, 0, training.student, None, is_16_bit=precision != "fp32")
 
 
 def flops_utilization(

@@ -26,7 +26,9 @@ def work(*, compiled: bool = False, masked: bool = False, half: bool = True) -> 
         head_rows=rows,
         teacher_head_rows=rows,
     )
-    return StepWork(flops, TOKENS, rows, 1, STUDENT, TEACHER, is_16_bit=half, is_compiled=compiled)
+    return StepWork(
+        flops, TOKENS, rows, 1, STUDENT, TEACHER, half, has_compiled_layers=compiled, has_compiled_loss=compiled
+    )
 
 
 def test_a_kernel_is_limited_by_either_arithmetic_or_memory():
@@ -43,6 +45,11 @@ def test_with_unlimited_bandwidth_only_matrix_products_take_time():
 def test_compilation_and_masked_positions_lead_to_a_higher_utilization():
     eager, compiled = projected_mfu(work(), H200), projected_mfu(work(compiled=True), H200)
     assert eager < projected_mfu(work(masked=True), H200) < compiled
+
+
+def test_a_compiled_loss_alone_is_between_the_two():
+    loss_only = dataclasses.replace(work(), has_compiled_loss=True)
+    assert projected_mfu(work(), H200) < projected_mfu(loss_only, H200) < projected_mfu(work(compiled=True), H200)
 
 
 def test_without_a_teacher_fewer_bytes_are_moved():
