@@ -19,8 +19,7 @@ from distilray.config.plan import ModelShapeConfig
 from distilray.distillation import objective, vocabulary_loss
 from distilray.distillation.feed import MicroStep, loss_divisors
 from distilray.distillation.objective import DistillationLoss, TensorBatch
-from distilray.distillation.preparation import LoopSettings, prepare_models
-from distilray.distillation.setup import PretrainingObjective
+from distilray.distillation.preparation import LoopSettings, PretrainingObjective, prepare_models
 from distilray.distillation.vocabulary_terms import StudentLogits, fused_vocabulary_terms
 from distilray.models.flops import model_size, step_flops
 from distilray.models.precision import DTYPES

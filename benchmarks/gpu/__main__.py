@@ -3,13 +3,14 @@
     bash benchmarks/gpu.sh [--minutes 8] [--json FILE] [--only REGEX]
 
 Builds BERT base and its student with random weights, and random examples of up to 512 tokens. Measures the distillation
-step (speed, utilization and memory, compared with the projection and the plan) by precision, compilation, positions of
-the loss and examples per micro-batch. Compares one step with the CPU and DDP with no DDP, trains for a minute, and
-compares the packed forward pass of the service with a padded one. Every result is printed and written to FILE when it
-is complete, and a table of all of them at the end.
+step by precision, compilation, positions of the loss and examples per micro-batch: speed, utilization and memory,
+compared with a projection from a simulated GPU and with the estimate of the dry run. Compares one step with the CPU and
+DDP with no DDP, trains for a minute, and compares the packed forward pass of the service with a padded one. Every
+result is printed and written to FILE when it is complete, and a table of all of them at the end.
 """
 
 import argparse
+import contextlib
 import json
 import re
 import sys
@@ -19,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.cells import ROWS, cells
-from benchmarks.gpu.processes import BAD_ENDS, measure
+from benchmarks.gpu.processes import BAD_ENDS, Projections, measure
 from benchmarks.gpu.report import line, table
 
 NOT_MEASURED = "not measured"
+DEFAULT_LENGTH = 512
+PROJECTION_S = 20.0  # for the rest of the projections, after the time limit
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -45,18 +48,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if selected else 2
     settings = {"device": args.device, "size": args.size, "length": args.length}
     results: dict[str, dict[str, Any]] = {cell.name: {**cell.record(), "status": NOT_MEASURED} for cell in selected}
-    device: dict[str, Any] = {}
+    report: dict[str, Any] = {"settings": settings, "device": {}}
+    deadline, patience = time.time() + 60 * args.minutes, 1.0 if args.device == "cuda" else 20.0
     args.json.parent.mkdir(parents=True, exist_ok=True)
-    patience = 1.0 if args.device == "cuda" else 20.0
-    for event in measure(settings, selected, time.time() + 60 * args.minutes, patience=patience):
-        if "device" in event:
-            device = event["device"]
-            print(", ".join(f"{name} {value}" for name, value in device.items() if value), flush=True)
-            continue
-        results[event["result"]["cell"]] = event["result"]
-        print(line(event["result"]), flush=True)
-        report = {"settings": settings, "device": device, "results": list(results.values())}
-        args.json.write_text(json.dumps(report, indent=1) + "\n")
+
+    def save() -> None:
+        args.json.write_text(json.dumps({**report, "results": list(results.values())}, indent=1) + "\n")
+
+    with contextlib.ExitStack() as processes:
+        projections: Projections | None = None
+        for event in measure(settings, selected, deadline, patience=patience):
+            if "result" in event:
+                results[event["result"]["cell"]] = event["result"]
+                print(line(event["result"]), flush=True)
+                save()
+            elif not report["device"]:
+                report["device"] = event["device"]
+                print(", ".join(f"{name} {value}" for name, value in event["device"].items() if value), flush=True)
+                if args.size == "base":
+                    length = args.length or DEFAULT_LENGTH
+                    projections = processes.enter_context(Projections(event["device"]["device"], selected, length))
+        if projections is not None:
+            for projection in projections.collect(max(PROJECTION_S, deadline - time.time())):
+                results[projection["cell"]] |= projection
+            save()
     print(f"\n{table(list(results.values()))}\n\nwritten to {args.json}", flush=True)
     return int(any(record["status"] in BAD_ENDS for record in results.values()))
 

@@ -7,6 +7,9 @@ from typing import Any, Literal
 
 Precision = Literal["bf16", "fp16", "fp32"]
 PRECISIONS: tuple[Precision, ...] = ("bf16", "fp16", "fp32")
+Compile = Literal["auto", True, False]
+# Names of the values of the recipe key `compile`.
+MODES: Mapping[Compile, str] = {False: "eager", "auto": "fused loss", True: "compiled"}
 POSITIONS = ("all", "masked")
 # Examples of a micro-batch.
 ROWS: Mapping[str, tuple[int, ...]] = {"base": (32, 64, 128, 256), "tiny": (4, 8)}
@@ -26,19 +29,20 @@ class Cell:
 
     Attributes:
         kind: key of `LIMITS`.
+        compile: value of the recipe key; `auto` compiles the vocabulary loss on a GPU.
         positions: positions of the distillation loss.
         rows: examples of a micro-batch.
     """
 
     kind: str
     precision: Precision
-    is_compiled: bool = False
+    compile: Compile = False
     positions: str = "all"
     rows: int = 32
 
     @property
     def name(self) -> str:
-        mode = "compiled" if self.is_compiled else "eager"
+        mode = MODES[self.compile]
         names = {
             "step": f"{self.precision} {mode} {self.positions} {self.rows}",
             "service": f"service {self.precision}",
@@ -47,7 +51,7 @@ class Cell:
 
     @property
     def limit_s(self) -> float:
-        return LIMITS[self.kind][self.is_compiled]
+        return LIMITS[self.kind][self.compile is not False]
 
     def record(self) -> dict[str, Any]:
         return {"cell": self.name, **asdict(self)}
@@ -68,7 +72,7 @@ def cells(size: str) -> list[Cell]:
         others = [Cell("training", "fp32", rows=rows[-1]), Cell("step", "fp32", True, "masked", rows[-1])]
         return [*_grid(PRECISIONS, (False,), rows), *checks, *others]
     first = [
-        *_grid(("bf16",), (False,), (32, 128)),
+        *_grid(("bf16",), (False, "auto"), (32, 128)),
         *_grid(("bf16",), (True,), rows),
         Cell("training", "bf16", True, rows=128),
         Cell("ddp", "bf16", True),
@@ -76,9 +80,9 @@ def cells(size: str) -> list[Cell]:
         *_grid(("fp16", "fp32"), (False,), (32, 128)),
         Cell("parity", "fp32", True),
     ]
-    return list(dict.fromkeys([*first, *_grid(PRECISIONS, (False, True), rows)]))
+    return list(dict.fromkeys([*first, *_grid(PRECISIONS, tuple(MODES), rows)]))
 
 
-def _grid(precisions: tuple[Precision, ...], modes: tuple[bool, ...], rows: tuple[int, ...]) -> list[Cell]:
+def _grid(precisions: tuple[Precision, ...], modes: tuple[Compile, ...], rows: tuple[int, ...]) -> list[Cell]:
     combinations = itertools.product(precisions, modes, POSITIONS, rows)
     return [Cell("step", precision, mode, positions, number) for precision, mode, positions, number in combinations]

@@ -1,5 +1,6 @@
 """Child processes of the GPU benchmark, with a time limit for each cell."""
 
+import contextlib
 import json
 import os
 import queue
@@ -65,6 +66,23 @@ class Process:
             except ValueError:
                 print(text, end="", file=sys.stderr)
         self._events.put(None)
+
+
+class Projections(Process):
+    """Process that projects the steps among some cells, while they are measured."""
+
+    def __init__(self, device_name: str, cells: Sequence[Cell], length: int) -> None:
+        steps = [vars(cell) for cell in cells if cell.kind == "step"]
+        super().__init__("benchmarks.gpu.projection", {"device": device_name, "length": length, "cells": steps})
+
+    def collect(self, timeout: float) -> list[Event]:
+        """Return the projections that are complete within `timeout` seconds."""
+        projections: list[Event] = []
+        limit = time.time() + timeout
+        with contextlib.suppress(queue.Empty):
+            while (event := self.next(limit - time.time())) is not None:
+                projections.append(event)
+        return projections
 
 
 def measure(

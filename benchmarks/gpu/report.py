@@ -19,7 +19,6 @@ COLUMNS: Mapping[str, Callable[[Record], str]] = {
     "tokens/s": _number("tokens_per_s", "{:,.0f}"),
     "MFU": _number("mfu", "{:.1%}"),
     "projected": _number("projected_mfu", "{:.1%}"),
-    "plan": _number("planned_mfu", "{:.1%}"),
     "GB": _number("memory_gb", "{:.2f}"),
     "traced": _number("traced_gb", "{:.2f}"),
     "planned": _number("planned_gb", "{:.2f}"),

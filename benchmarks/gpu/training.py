@@ -14,8 +14,8 @@ from torch import distributed, nn
 from torch._dynamo.utils import counters
 
 from benchmarks.gpu.cells import Cell
-from benchmarks.gpu.workload import Training, Workload, allocated_bytes, planned_mfu
-from distilray.distillation.cost import worker_memory_gb
+from benchmarks.gpu.workload import MASK_SHARE, Training, Workload, allocated_bytes
+from distilray.distillation.memory import worker_memory_gb
 from distilray.training.loop import Hook, Step, Stop
 from distilray.training.process_group import Workers
 
@@ -51,9 +51,13 @@ def step(workload: Workload, cell: Cell) -> dict[str, Any]:
         "memory_gb": measured[-1]["memory_gb"],
         "reserved_gb": torch.cuda.max_memory_reserved(device) / 1e9 if is_gpu else None,
         "planned_gb": worker_memory_gb(
-            training.config, max_seq_length=workload.length, model=training.student, teacher=training.teacher
+            training.config,
+            training.config.losses,
+            max_seq_length=workload.length,
+            masked_share=MASK_SHARE,
+            model=training.student,
+            teacher=training.teacher,
         ),
-        "planned_mfu": planned_mfu(torch.cuda.get_device_name(device), cell.precision) if is_gpu else None,
         "warm_up_s": recorder.times[WARM_UP] - recorder.times[0],
         "recompiled": recorder.graphs[-1] - recorder.graphs[WARM_UP - 1],
         "skipped_steps": sum(row["skipped_steps"] for row in measured),

@@ -4,7 +4,6 @@ import copy
 import functools
 import gc
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,19 +13,25 @@ import numpy as np
 import pyarrow as pa
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.gpu.cells import Cell
 from distilray.config.distillation import DistillConfig, OptimizerConfig
-from distilray.config.plan import Precision
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.distillation.feed import Feed
 from distilray.distillation.objective import DistillationLoss
-from distilray.distillation.preparation import LoopSettings, PretrainingObjective, flops_per_step, prepare_models
+from distilray.distillation.preparation import (
+    LoopSettings,
+    PretrainingObjective,
+    flops_per_step,
+    is_compiled,
+    is_loss_compiled,
+    prepare_models,
+)
 from distilray.models.architectures import BERT
 from distilray.models.flops import model_size, peak_flops
-from distilray.models.precision import DTYPES
+from distilray.models.precision import DTYPES, configure_arithmetic
 from distilray.models.student import create_student
-from distilray.operations.plan.machines import DEVICES
 from distilray.pretraining_data.batches import prefetch
 from distilray.pretraining_data.sample_plan import SamplePlan
 from distilray.pretraining_data.shards import ShardSet, write_shard
@@ -167,7 +172,7 @@ class Workload:
                 "batch_size": max(self.size.step_examples, cell.rows),
                 "micro_batch_size": cell.rows,
                 "precision": cell.precision,
-                "compile": cell.is_compiled,
+                "compile": cell.compile,
                 "dropout": dropout,
                 "losses": {"ce_positions": cell.positions},
                 "scaling": {"num_workers": 1, "use_gpu": is_gpu, "cpus_per_worker": torch.get_num_threads()},
@@ -182,6 +187,7 @@ class Workload:
             settings = LoopSettings(
                 config, config.losses, lambda _: copy.deepcopy((self.student, self.teacher)), "", 1, "unused"
             )
+            configure_arithmetic(device, deterministic=False)
             self._prepared = (key, *prepare_models(settings, device, DTYPES[config.precision]))
         _, student, teacher = self._prepared
         student.load_state_dict(self.student.state_dict())
@@ -229,7 +235,14 @@ class Training:
         self.config = self.workload.config(self.cell, device=self.device, dropout=self.dropout)
         dtype = DTYPES[self.cell.precision]
         self.student, self.teacher = self.workload.models(self.config, self.device)
-        loss = DistillationLoss(self.student, self.teacher, self.config.losses, dtype)
+        loss = DistillationLoss(
+            self.student,
+            self.teacher,
+            self.config.losses,
+            dtype,
+            compiled=is_compiled(self.config),
+            compiled_loss=is_loss_compiled(self.config, self.device.type),
+        )
         self.objective = PretrainingObjective(self.wrap(loss), SEED, Workers.single(), self.device)
         self.updater = Updater(
             self.student,
@@ -237,6 +250,7 @@ class Training:
             SCHEDULE,
             max_grad_norm=5.0,
             uses_fp16=dtype == torch.float16,
+            keeps_gradients=isinstance(self.objective.module, DistributedDataParallel),
         )
 
     def feed(self) -> Feed:
@@ -275,12 +289,6 @@ class Training:
 
 def device_peak(device: torch.device, precision: str) -> float | None:
     return peak_flops(torch.cuda.get_device_name(device), precision) if device.type == "cuda" else None
-
-
-def planned_mfu(device_name: str, precision: Precision) -> float | None:
-    """Return the utilization that `jobs.plan` expects; None for a device or precision that it does not know."""
-    known = [name for name in DEVICES if re.search(rf"\b{name}\b", device_name)]
-    return DEVICES[max(known, key=len)].mfu.get(precision) if known else None
 
 
 def allocated_bytes(device: torch.device) -> int:
