@@ -104,7 +104,7 @@ class DistillationLoss(nn.Module):
         teacher: frozen teacher; None for masked language modeling alone, or if the batches contain its cached outputs.
         dtype: dtype of the matrix products.
         cached: True if the batches contain cached outputs of the teacher.
-        compiled: compile the transforms of the heads.
+        compiled: compile the transforms of the heads and the vocabulary loss.
     """
 
     def __init__(
@@ -223,6 +223,7 @@ class DistillationLoss(nn.Module):
                 }
             ),
             temperature=losses.temperature,
+            compiled=self._compiled,
         )
         terms = {name: sums[name] / divisor for name, divisor in divisor_of.items() if is_used[name] or name == "mlm"}
         return loss, terms

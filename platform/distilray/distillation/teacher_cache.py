@@ -188,7 +188,7 @@ class FrozenTeacher:
             rows = batch.token_index
         output, chunks = teacher.targets(rows), []
         for start in range(0, max(1, len(rows)), _LOGIT_ROWS):
-            logits = output.chunk(slice(start, start + _LOGIT_ROWS)).float()
+            logits = output.targets(slice(start, start + _LOGIT_ROWS)).float()
             chunks.append((logits / self.config.temperature).log_softmax(dim=-1).topk(self.config.top_k, dim=-1))
         ids, log_p = (torch.cat([getattr(chunk, name).cpu() for chunk in chunks]) for name in ("indices", "values"))
         return ids.to(torch.int32), log_p
