@@ -4,9 +4,11 @@ import pyarrow as pa
 
 from distilray.errors import InputError
 
+_KEY = b"distilray.schema"
+
 
 def _versioned(name: str, version: int, fields: list[pa.Field]) -> pa.Schema:
-    return pa.schema(fields, metadata={b"distilray.schema": f"{name}/{version}".encode()})
+    return pa.schema(fields, metadata={_KEY: f"{name}/{version}".encode()})
 
 
 DOCUMENTS = _versioned(
@@ -44,16 +46,18 @@ EXAMPLES = _versioned(
     ],
 )
 
-# Outputs of a frozen teacher for each example of a shard, in row order. `hidden` covers all tokens. `top_*` contain the
-# k most probable tokens, best first, at all positions or only at masked ones; the manifest records k and the choice.
+# Outputs of a frozen teacher for each example of a shard, in row order. Hidden states cover all tokens, or are empty
+# lists. `top_*` contain the k most probable tokens, best first, at all positions or only at masked ones; the manifest
+# records k and both choices. Probabilities are those at the temperature, normalized over the whole vocabulary.
 TEACHER_TARGETS = _versioned(
     "teacher_targets",
-    1,
+    2,
     [
-        pa.field("hidden", pa.list_(pa.float16()), nullable=False),  # tokens x dim: last hidden states
+        pa.field("hidden", pa.list_(pa.int8()), nullable=False),  # tokens x dim: last hidden states / scale, rounded
+        pa.field("hidden_scales", pa.list_(pa.float32()), nullable=False),  # tokens: largest absolute value / 127
         pa.field("top_ids", pa.list_(pa.uint16()), nullable=False),  # positions x k
-        # positions x k: log probabilities at the temperature, normalized over the whole vocabulary
-        pa.field("top_log_probabilities", pa.list_(pa.float32()), nullable=False),
+        pa.field("top_log_probabilities", pa.list_(pa.float16()), nullable=False),  # positions x k
+        pa.field("rest", pa.list_(pa.float32()), nullable=False),  # positions: probability of all other tokens
     ],
 )
 
@@ -71,6 +75,11 @@ DEV_PREDICTIONS = _versioned(
 )
 
 
+def schema_name(schema: pa.Schema) -> str:
+    """Return name and version of a schema, such as `examples/2`; `none` if it has none."""
+    return (schema.metadata or {}).get(_KEY, b"none").decode()
+
+
 def check_schema(actual: pa.Schema, expected: pa.Schema, file: str) -> None:
     """Check the schema and its version.
 
@@ -80,9 +89,7 @@ def check_schema(actual: pa.Schema, expected: pa.Schema, file: str) -> None:
     Raises:
         InputError: names the file, its schema and the expected one.
     """
-    key = b"distilray.schema"
-    actual_name = (actual.metadata or {}).get(key, b"none").decode()
-    expected_name = (expected.metadata or {})[key].decode()
+    actual_name, expected_name = schema_name(actual), schema_name(expected)
     if actual_name != expected_name:
         raise InputError(
             f"{file}: schema '{actual_name}', but '{expected_name}' is needed; write it again with this version"

@@ -90,7 +90,7 @@ _ROWS = (
     ),
     Stage(
         "cache_teacher",
-        config="distilray.config.distillation:CacheTeacherConfig",
+        config="distilray.config.cache_teacher:CacheTeacherConfig",
         plan="distilray.distillation.cache_teacher:plan_cache",
         run="distilray.distillation.cache_teacher:cache_teacher",
     ),

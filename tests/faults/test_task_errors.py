@@ -72,11 +72,11 @@ def stage(request: pytest.FixtureRequest, work: Path, tmp_path: Path, capfd: pyt
 def on_a_full_disk(task: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap a task so that its files cannot grow beyond 100 bytes."""
 
-    def limited(item: Any, **values: Any) -> Any:
+    def limited(*arguments: Any, **values: Any) -> Any:
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
         try:
-            return task(item, **values)
+            return task(*arguments, **values)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
@@ -90,7 +90,7 @@ def on_a_full_disk(task: Callable[..., Any]) -> Callable[..., Any]:
         ("build_corpus", corpus, "_publish_task", "documents"),
         ("encode_corpus", encoding, "_encode_task", "work/counts"),
         ("encode_corpus", encoding, "_write_group_task", "shards"),
-        ("cache_teacher", cache_teacher, "_write_shard_targets", "teacher"),
+        ("cache_teacher", cache_teacher, "write_targets", "teacher"),
     ],
     indirect=["stage"],
 )

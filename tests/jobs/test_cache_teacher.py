@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from distilray.config.cache_teacher import TOP_K
 from distilray.config.distillation import DistillConfig
 from distilray.distillation.inputs import check_cache_files
 from distilray.errors import InputError
@@ -67,10 +68,12 @@ def test_a_dry_run_prints_the_bytes_of_each_split(folder, run, capsys):
     assert run("cache_teacher", "--dry-run") == 0
     output = capsys.readouterr().out
     for split, count in tokens_of(folder).items():
-        assert f"{count * (2 * 32 + 8 * 6):,} for {split}" in output
+        assert f"{count * (32 + 4 + 8 * 4 + 4):,} for {split}" in output
     assert run("cache_teacher", "--dry-run", positions="masked") == 0
     counts = content_of(folder / "shards")["counts"]["train"]
-    assert f"{counts['tokens'] * 64 + counts['predicted'] * 48:,} for train" in capsys.readouterr().out
+    assert f"{counts['tokens'] * 36 + counts['predicted'] * 36:,} for train" in capsys.readouterr().out
+    assert run("cache_teacher", "--dry-run", positions="masked", hidden_states=False) == 0
+    assert f"{counts['predicted'] * 36:,} for train" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("key", ["tokens_per_s", "measured_run_dir"])
@@ -84,8 +87,9 @@ def test_a_dry_run_of_a_distillation_names_its_cache_or_the_size_of_one(folder, 
     assert run("distill", "--dry-run") == 0
     assert f"teacher cache    used instead of the teacher: {folder}/cache" in capsys.readouterr().out
     assert run("distill", "--dry-run", "teacher_cache_dir=null") == 0
-    size = sum(tokens_of(folder).values()) * (2 * 32 + 64 * 6) / 1e6
-    assert f"teacher cache    would take about {size:.1f} MB with top_k 64 at all tokens" in capsys.readouterr().out
+    size = sum(tokens_of(folder).values()) * (32 + 4 + TOP_K * 4 + 4) / 1e6
+    text = f"teacher cache    would take about {size:.1f} MB with top_k {TOP_K} at all tokens, with hidden states"
+    assert text in capsys.readouterr().out
 
 
 def test_an_interrupted_run_resumes_with_the_same_content(folder, run, tmp_path, error_line):
@@ -143,6 +147,13 @@ def test_a_cache_of_masked_tokens_requires_a_loss_at_masked_tokens(folder, run, 
     line = error_line(run("distill", "--dry-run", teacher_cache_dir=cache))
     assert f"{cache}: has probabilities at masked tokens only; set losses.ce_positions=masked" in line
     assert run("distill", "--dry-run", teacher_cache_dir=cache, losses={"ce_positions": "masked"}) == 0
+
+
+def test_a_cache_without_hidden_states_is_rejected_by_the_cosine_loss(folder, run, tmp_path, error_line):
+    cache = write_cache(tmp_path / "logits", str(folder / "shards"), str(folder / "teacher"), hidden_states=False)
+    line = error_line(run("distill", "--dry-run", teacher_cache_dir=cache))
+    assert f"{cache}: has no hidden states; set losses.alpha_cos=0, or cache with hidden_states=true" in line
+    assert run("distill", "--dry-run", "losses.alpha_cos=0", teacher_cache_dir=cache) == 0
 
 
 def test_a_cache_of_another_teacher_is_rejected_and_a_copy_of_the_teacher_is_accepted(

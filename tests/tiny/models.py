@@ -73,14 +73,14 @@ def write_tokenizer(folder: Path) -> str:
     return write_tiny_model(folder, "bert")
 
 
-def write_teacher(folder: Path, tokenizer_dir: str, *, layers: int = 4) -> str:
+def write_teacher(folder: Path, tokenizer_dir: str, *, layers: int = 4, dim: int = 32) -> str:
     """A BERT with random weights and the tiny tokenizer, in a folder as `train_teacher` writes it."""
     tokenizer_json = read_tokenizer(tokenizer_dir)
     torch.manual_seed(3)
     model = BertForMaskedLM(
         BertConfig(
             vocab_size=vocabulary_of(tokenizer_json).size,
-            hidden_size=32,
+            hidden_size=dim,
             num_hidden_layers=layers,
             num_attention_heads=2,
             intermediate_size=64,

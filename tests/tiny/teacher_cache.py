@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from distilray.config.distillation import CacheTeacherConfig
+from distilray.config.cache_teacher import CacheTeacherConfig
 from distilray.distillation import cache_teacher
 from distilray.runtime import pieces
 from distilray.runtime.job import Outcome

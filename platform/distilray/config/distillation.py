@@ -1,4 +1,4 @@
-"""Configs of `jobs.train_teacher`, `jobs.distill` and `jobs.cache_teacher`.
+"""Configs of `jobs.train_teacher` and `jobs.distill`.
 
 The defaults are those of the DistilBERT paper and of its training script.
 """
@@ -27,7 +27,6 @@ from distilray.config.pretraining_data import CacheConfig
 Layer = Annotated[int, Field(ge=-1)]
 Positions = Literal["all", "masked"]
 
-TOP_K = 64  # tokens of a cached teacher distribution
 _WEIGHT_PREFIX = "alpha_"  # prefix of the keys of loss weights
 # Annotation of the weights of losses that compare individual layers. They need the teacher itself, because a cache
 # contains only its last layer.
@@ -98,6 +97,11 @@ class LossConfig(Config):
     def compared_positions(self) -> Positions:
         """Positions that need the teacher's vocabulary logits; `masked` if only masked LM uses the vocabulary."""
         return self.ce_positions if self.alpha_ce or self.alpha_mse else "masked"
+
+    @property
+    def compares_last_hidden(self) -> bool:
+        """True if a loss needs the teacher's last hidden states."""
+        return self.alpha_cos > 0
 
     @model_validator(mode="after")
     def _has_a_loss(self) -> "LossConfig":
@@ -265,30 +269,3 @@ class DistillConfig(TrainingConfig):
             weight = f"losses.alpha_{uncached[0]}"
             raise ValueError(f"teacher_cache_dir: {weight} needs the teacher itself; set it to 0, or remove the key")
         return self
-
-
-class CacheTeacherScaling(Config):
-    """Resources of a Ray Data task. They do not affect the output."""
-
-    identity: ClassVar[bool] = False
-    gpus_per_task: NonNegative = Field(default=1.0, description="0 runs on CPUs; a fraction shares a GPU")
-    cpus_per_task: Count = Field(default=4, description="CPUs of a task without a GPU; a task with a GPU has one CPU")
-
-
-class CacheTeacherConfig(RayJobConfig):
-    """Recipe of `jobs.cache_teacher`."""
-
-    shards_dir: Shards = Field(description="run folder of jobs.encode_corpus with static masks")
-    teacher_dir: ModelRef = Field(description="teacher: run folder, model folder or URI of one, or hub:OWNER/NAME")
-    top_k: Count = Field(default=TOP_K, description="number of most probable tokens to store per position")
-    temperature: Positive = Field(default=2.0, description="must equal losses.temperature of the distillation")
-    positions: Positions = Field(
-        default="all", description="positions to store; masked is sufficient for losses.ce_positions=masked only"
-    )
-    batch_size: Count = Field(default=64, description="examples of one forward pass")
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
-        default="auto", description="precision of the forward pass; auto: bf16 if the device supports it, else fp32"
-    )
-    scaling: CacheTeacherScaling = CacheTeacherScaling()
-    estimate: EstimateConfig = EstimateConfig()
-    cache: CacheConfig = CacheConfig()

@@ -1,7 +1,7 @@
 """Teacher caching with Ray Data: runs a frozen teacher over all shards and stores its outputs next to them.
 
-Each task reads one shard and writes one file of the same name. An interrupted run resumes with the shards that are not
-complete. The driver only receives counts.
+Each task reads one shard and writes one file of the same name. The tasks run in actors, which load the teacher once.
+An interrupted run resumes with the shards that are not complete. The driver only receives counts.
 """
 
 import functools
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from distilray.config.distillation import CacheTeacherConfig
+from distilray.config.cache_teacher import CacheTeacherConfig
 from distilray.distillation.cost import cache_bytes, format_bytes, format_split_sizes, time_and_cost
 from distilray.distillation.inputs import check_shards, refuse_dynamic_masks, teacher_hash
 from distilray.distillation.teacher_cache import (
@@ -35,6 +35,7 @@ from distilray.runtime.job import Outcome
 from distilray.runtime.pieces import CompletedPieces, run_pieces
 from distilray.runtime.run_folder import RunFolder, read_manifest
 from distilray.runtime.session import ray_session
+from distilray.schemas import TEACHER_TARGETS, schema_name
 
 _SPLITS = ("train", "heldout")
 
@@ -72,13 +73,20 @@ def plan_cache(config: CacheTeacherConfig) -> dict[str, object]:
         )
     splits = _open_splits(config)
     rows, tokens = sum(map(len, splits.values())), sum(shards.tokens for shards in splits.values())
-    sizes = cache_bytes(config.shards_dir, dim=size.dim, top_k=config.top_k, positions=config.positions)
+    sizes = cache_bytes(
+        config.shards_dir,
+        dim=size.dim,
+        top_k=config.top_k,
+        positions=config.positions,
+        hidden_states=config.hidden_states,
+    )
     scaling, at = config.scaling, "every token" if config.positions == "all" else "the masked tokens"
     device = f"{scaling.gpus_per_task:g} GPU" if scaling.gpus_per_task else f"{scaling.cpus_per_task} CPU"
     return {
         "teacher": f"{count_parameters(teacher):,} parameters, {size.layers} layers, dimension {size.dim}",
         "shards": f"{config.shards_dir}: {rows:,} examples, {tokens:,} tokens",
-        "targets": f"hidden states of every token, {config.top_k} tokens at {at}, temperature {config.temperature:g}",
+        "targets": f"{'hidden states of every token, ' if config.hidden_states else ''}{config.top_k} tokens at {at}, "
+        f"temperature {config.temperature:g}",
         "bytes written": f"about {format_split_sizes(sizes)}",
         "tasks": f"{sum(len(shards.names) for shards in splits.values()):,} of {device}",
         "time": time_and_cost(config.estimate, tokens, workers=1, measured_rate=_measured_rate),
@@ -100,7 +108,13 @@ def cache_teacher(config: CacheTeacherConfig, folder: RunFolder) -> Outcome:
     identity = {"tokenizer_hash": tokenizer_hash(tokenizer_json), "teacher_hash": teacher_hash(model_dir)}
     return Outcome(
         _summary(config, counts),
-        {**identity, "dim": dim, **counts, "timing": {"tokens_per_s": round(tokens / seconds, 1)}},
+        {
+            "schema": schema_name(TEACHER_TARGETS),
+            **identity,
+            "dim": dim,
+            **counts,
+            "timing": {"tokens_per_s": round(tokens / seconds, 1)},
+        },
         outputs,
     )
 
@@ -122,7 +136,7 @@ def _shard_tasks(splits: Mapping[str, ShardSet]) -> list[ShardTask]:
 def _run_tasks(tasks: Sequence[ShardTask], config: CacheTeacherConfig, pad_id: int) -> Iterator[Values]:
     return run_pieces(
         [asdict(task) for task in tasks],
-        functools.partial(_write_shard_targets, config=config, pad_id=pad_id),
+        _CacheShard(config, pad_id),
         CompletedPieces(config.run_dir, "files"),
         job="cache_teacher",
         label="cache_teacher",
@@ -130,22 +144,35 @@ def _run_tasks(tasks: Sequence[ShardTask], config: CacheTeacherConfig, pad_id: i
         size=lambda item: int(item["rows"]),
         num_cpus=config.scaling.cpus_per_task,
         num_gpus=config.scaling.gpus_per_task,
+        actors=True,
         remedy="lower scaling.cpus_per_task, or set scaling.gpus_per_task=0",
     )
 
 
-def _write_shard_targets(item: Values, *, config: CacheTeacherConfig, pad_id: int) -> Values:
-    started, task = time.monotonic(), ShardTask(**item)
-    device = torch.device("cuda" if config.scaling.gpus_per_task else "cpu")
-    if device.type == "cpu":
-        configure_cpu(config.scaling.cpus_per_task)
-    teacher = FrozenTeacher(load_masked_lm(localize(config.teacher_dir)), config, device)
-    shards = ShardSet(config.shards_dir, task.split, verify=True, cache=ShardCache(config.cache), only=[task.name])
-    name = targets_name(task.name)
-    entry = write_targets(shards, teacher, storage.join(config.run_dir, name), pad_id=pad_id)
-    kept = entry.pop("kept")
-    output = {"split": task.split, **entry}
-    return {"name": name, "output": output, "kept": kept, "seconds": time.monotonic() - started}
+@dataclass(frozen=True)
+class _CacheShard:
+    """Task that writes the targets of a shard. It loads the teacher for its first shard and keeps it."""
+
+    config: CacheTeacherConfig
+    pad_id: int
+
+    @functools.cached_property
+    def _teacher(self) -> FrozenTeacher:
+        scaling = self.config.scaling
+        device = torch.device("cuda" if scaling.gpus_per_task else "cpu")
+        if device.type == "cpu":
+            configure_cpu(scaling.cpus_per_task)
+        return FrozenTeacher(load_masked_lm(localize(self.config.teacher_dir)), self.config, device)
+
+    def __call__(self, item: Values) -> Values:
+        teacher, config, task = self._teacher, self.config, ShardTask(**item)
+        started = time.monotonic()
+        shards = ShardSet(config.shards_dir, task.split, verify=True, cache=ShardCache(config.cache), only=[task.name])
+        name = targets_name(task.name)
+        entry = write_targets(shards, teacher, storage.join(config.run_dir, name), pad_id=self.pad_id)
+        kept = entry.pop("kept")
+        output = {"split": task.split, **entry}
+        return {"name": name, "output": output, "kept": kept, "seconds": time.monotonic() - started}
 
 
 def _split_counts(results: Sequence[Values], split: str) -> Values:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 import yaml
 
+from distilray.config.cache_teacher import TOP_K
 from distilray.config.distillation import (
-    TOP_K,
     DistillConfig,
     EstimateConfig,
     IntervalsConfig,
@@ -26,12 +26,11 @@ from distilray.runtime.job import Quantity
 from distilray.runtime.metrics import read_metrics
 from distilray.runtime.progress import format_duration
 from distilray.runtime.run_folder import CONFIG_FILE, METRICS_FILE, read_manifest
+from distilray.schemas import TEACHER_TARGETS
 
 _STATE_BYTES = 16  # per trained parameter: the parameter, its gradient and two moments, in fp32
 SAVED_BYTES = 12  # per trained parameter in a checkpoint: the parameter and two moments
-_HIDDEN_BYTES = 2  # per dimension of a cached hidden state
 _LOGIT_ROWS = 4 * 512  # rows of fp32 logits in memory at the same time
-_CANDIDATE_BYTES = 6  # per cached token: 2 for its id, 4 for its log probability
 _GB, _MB = 1e9, 1e6
 
 
@@ -118,16 +117,19 @@ def measured_tokens_per_s(run_dir: str) -> float:
     return statistics.median(rates) / int(workers)
 
 
-def cache_bytes(shards_dir: str, *, dim: int, top_k: int, positions: Positions) -> dict[str, int]:
-    """Return the bytes of a teacher cache by split: 2 x dim per token, and 6 x k per position."""
+def cache_bytes(shards_dir: str, *, dim: int, top_k: int, positions: Positions, hidden_states: bool) -> dict[str, int]:
+    """Return the bytes of a teacher cache by split, without the offsets of Arrow's lists."""
+    width = {field.name: field.type.value_type.bit_width // 8 for field in TEACHER_TARGETS}
+    token_bytes = dim * width["hidden"] + width["hidden_scales"] if hidden_states else 0
+    position_bytes = top_k * (width["top_ids"] + width["top_log_probabilities"]) + width["rest"]
     content = read_manifest(shards_dir)["content"]
     tokens: dict[str, int] = {}
     for entry in content["outputs"].values():
         if "split" in entry:
             tokens[entry["split"]] = tokens.get(entry["split"], 0) + entry["tokens"]
     return {
-        split: count * _HIDDEN_BYTES * dim
-        + (count if positions == "all" else content["counts"][split]["predicted"]) * _CANDIDATE_BYTES * top_k
+        split: count * token_bytes
+        + (count if positions == "all" else content["counts"][split]["predicted"]) * position_bytes
         for split, count in tokens.items()
     }
 
@@ -140,13 +142,20 @@ def describe_cache(config: DistillConfig, dim: int) -> str:
         cached, kept = content["config"], content["counts"]["train"]["kept_probability"]
         return (
             f"used instead of the teacher: {config.teacher_cache_dir}, {format_bytes(size)}, top_k {cached['top_k']} "
-            f"({kept:.1%} of the probability) at {cached['positions']} tokens"
+            f"({kept:.1%} of the probability) at {cached['positions']} tokens, {_hidden_text(cached['hidden_states'])}"
         )
     if read_manifest(config.shards_dir)["content"]["config"]["masking"]["dynamic"]:
         return "none possible: masks are drawn in every epoch"
-    positions = config.losses.compared_positions
-    size = sum(cache_bytes(config.shards_dir, dim=dim, top_k=TOP_K, positions=positions).values())
-    return f"would take about {format_bytes(size)} with top_k {TOP_K} at {positions} tokens"
+    positions, hidden_states = config.losses.compared_positions, config.losses.compares_last_hidden
+    sizes = cache_bytes(config.shards_dir, dim=dim, top_k=TOP_K, positions=positions, hidden_states=hidden_states)
+    return (
+        f"would take about {format_bytes(sum(sizes.values()))} with top_k {TOP_K} at {positions} tokens, "
+        f"{_hidden_text(hidden_states)}"
+    )
+
+
+def _hidden_text(hidden_states: bool) -> str:
+    return f"{'with' if hidden_states else 'without'} hidden states"
 
 
 def format_bytes(size: float) -> str:

@@ -118,6 +118,8 @@ def check_cache_matches(config: DistillConfig) -> None:
             f"{folder}: softened at temperature {cached['temperature']:g}, and losses.temperature is "
             f"{losses.temperature:g}; make them equal"
         )
+    if losses.compares_last_hidden and not cached["hidden_states"]:
+        raise InputError(f"{folder}: has no hidden states; set losses.alpha_cos=0, or cache with hidden_states=true")
     if losses.compared_positions == "all" and cached["positions"] == "masked":
         raise InputError(
             f"{folder}: has probabilities at masked tokens only; set losses.ce_positions=masked, or cache with "
@@ -138,4 +140,4 @@ def check_cache_files(config: DistillConfig, *, verify: bool = False) -> None:
         return
     for split in sorted(read_splits(config.shards_dir)):
         shards = ShardSet(config.shards_dir, split)
-        TeacherCache(config.teacher_cache_dir, shards, config.losses.compared_positions, verify=verify)
+        TeacherCache(config.teacher_cache_dir, shards, config.losses, verify=verify)

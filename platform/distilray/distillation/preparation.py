@@ -46,8 +46,7 @@ class LoopSettings:
         """Open the teacher cache of some shards, if the run uses one."""
         if self.teacher_cache_dir is None:
             return None
-        cache, positions = ShardCache(self.config.cache), self.losses.compared_positions
-        return TeacherCache(self.teacher_cache_dir, shards, positions, cache=cache)
+        return TeacherCache(self.teacher_cache_dir, shards, self.losses, cache=ShardCache(self.config.cache))
 
     def open_shards(self, split: str) -> ShardSet:
         cache = ShardCache(self.config.cache)

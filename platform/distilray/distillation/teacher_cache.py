@@ -1,10 +1,13 @@
 """Teacher cache: last hidden states and most probable tokens of a teacher, stored per shard.
 
-Each shard has one Arrow file of the same name, with its rows in the same order.
+Each shard has one Arrow file of the same name, with its rows in the same order. Hidden states are stored in 8 bits: the
+states of a token are divided by a scale and rounded, so that their error is at most 1/254 of the largest of them.
 """
 
 import functools
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -13,29 +16,34 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distilray.config.distillation import CacheTeacherConfig, Positions
+from distilray.config.cache_teacher import CacheTeacherConfig
+from distilray.config.distillation import LossConfig, Positions
 from distilray.distillation.objective import TensorBatch
-from distilray.distillation.teachers import CachedTargets, LiveTeacher
+from distilray.distillation.teachers import CachedTargets, select_rows
 from distilray.errors import InputError
+from distilray.models.heads import vocabulary_logits
 from distilray.models.masked_lm import encode
 from distilray.models.precision import autocast, compute_dtype
-from distilray.pretraining_data.batches import collate
+from distilray.pretraining_data.batches import collate, prefetch
 from distilray.pretraining_data.sample_plan import PlannedRows
 from distilray.pretraining_data.shard_cache import ShardCache
 from distilray.pretraining_data.shards import ShardSet
 from distilray.runtime import storage
 from distilray.runtime.outputs import RunOutputs
 from distilray.runtime.run_folder import read_manifest
-from distilray.schemas import TEACHER_TARGETS, check_schema
+from distilray.schemas import TEACHER_TARGETS, check_schema, schema_name
 
 TARGETS_FOLDER = "teacher"
-# One record batch is in memory while a file is written: 250 MB for BERT base at full length. This size also keeps list
+# One record batch is in memory while a file is written: 130 MB for BERT base at full length. This size also keeps list
 # offsets below 2^31.
 RECORD_BATCH_ROWS = 256
+_MAX_INT8 = 127
 _LOGIT_ROWS = 1024  # rows whose logits exist at the same time
+_WAITING_BATCHES = 2  # batches that wait to be written
 _OPEN_FILES = 128  # every mapped file holds a descriptor, and the usual limit is 1,024
 
 Array = NDArray[Any]
+Rows = NDArray[np.int64]
 
 
 class TeacherCache:
@@ -44,7 +52,7 @@ class TeacherCache:
     Args:
         folder: run folder.
         shards: shards that the cache was made from.
-        positions: positions at which the most probable tokens are needed.
+        losses: losses that use the targets.
         cache: local copies of files in an object store.
         verify: True to compare the sha256 of all local files with the manifest. Files in an object store are verified
             when they are fetched.
@@ -57,16 +65,16 @@ class TeacherCache:
         self,
         folder: str,
         shards: ShardSet,
-        positions: Positions,
+        losses: LossConfig,
         *,
         cache: ShardCache | None = None,
         verify: bool = False,
     ) -> None:
         content = cache_content(folder)
-        self._folder, self._shards, self._positions = folder, shards, positions
+        self._folder, self._shards, self._losses = folder, shards, losses
         self._stored: Positions = content["config"]["positions"]
-        self._dim: int = content["counts"]["dim"]
-        self._top_k: int = content["config"]["top_k"]
+        dim, top_k = content["counts"]["dim"], content["config"]["top_k"]
+        self._widths = dim, 1, top_k, top_k, 1
         self._cache = cache or ShardCache()
         self._outputs = RunOutputs.from_manifest(folder, content)
         self._open = functools.lru_cache(maxsize=_OPEN_FILES)(self._open_shard)
@@ -79,19 +87,13 @@ class TeacherCache:
         """Return the targets of some rows of the shards, on the host."""
         shards, indices = self._shards.shard_positions(rows)
         locations = zip(shards.tolist(), indices.tolist(), strict=True)
-        hidden, ids, log_p = zip(*(self._open(shard).row(row) for shard, row in locations), strict=True)
-        selections: Sequence[Any] = [slice(None)] * len(rows)
-        if self._positions == "masked" and self._stored == "all":
-            selections = [shard.mask_positions.row(row) for shard, row in self._shards.locate(rows)]
-        joined_ids, joined_log_p = (
-            np.concatenate([row.reshape(-1, self._top_k)[at] for row, at in zip(column, selections, strict=True)])
-            for column in (ids, log_p)
-        )
-        return CachedTargets(
-            torch.from_numpy(np.concatenate(hidden).reshape(-1, self._dim)),
-            torch.from_numpy(joined_ids.astype(np.int32)),
-            torch.from_numpy(joined_log_p),
-        )
+        columns = zip(*(self._open(shard).row(row) for shard, row in locations), strict=True)
+        tokens: Sequence[Any] = [slice(None if self._losses.compares_last_hidden else 0)] * len(rows)
+        positions: Sequence[Any] = [slice(None)] * len(rows)
+        if self._losses.compared_positions == "masked" and self._stored == "all":
+            positions = [shard.mask_positions.row(row) for shard, row in self._shards.locate(rows)]
+        selections = tokens, tokens, positions, positions, positions
+        return CachedTargets(*map(_join, columns, self._widths, selections))
 
     def start_downloads(self, shards: Sequence[int]) -> None:
         """Start to download the files of some shards from an object store."""
@@ -105,13 +107,23 @@ class TeacherCache:
         return TargetsFile(str(self._cache.path(uri, self._outputs.entries[name])), uri)
 
 
+def _join(rows: Sequence[Array], width: int, selections: Sequence[Any]) -> Tensor:
+    """Return the selected lines of flat rows, (lines, width)."""
+    lines = [row.reshape(-1, width)[selection] for row, selection in zip(rows, selections, strict=True)]
+    return torch.from_numpy(np.concatenate(lines))
+
+
 def cache_content(folder: str) -> dict[str, Any]:
     """Return the `content` of the manifest of a `jobs.cache_teacher` run.
 
     Raises:
-        InputError: the run is incomplete or belongs to another job.
+        InputError: the run is incomplete, belongs to another job, or has another schema.
     """
     content: dict[str, Any] = read_manifest(folder, "cache_teacher")["content"]
+    if content["counts"].get("schema") != (expected := schema_name(TEACHER_TARGETS)):
+        raise InputError(
+            f"{folder}: not a cache of schema {expected}; delete the folder and run jobs.cache_teacher again"
+        )
     return content
 
 
@@ -140,11 +152,10 @@ class TargetsFile:
         except (ValueError, OSError) as error:  # from Arrow, or from an extension type of Ray that the file names
             raise InputError(f"{name}: not a complete Arrow file ({error}); run jobs.cache_teacher again") from None
 
-    def row(self, row: int) -> tuple[Array, Array, Array]:
-        """Return flat views of the hidden states, ids and log probabilities of one row."""
+    def row(self, row: int) -> list[Array]:
+        """Return flat views of the columns of one row."""
         batch, index = self._reader.get_batch(row // RECORD_BATCH_ROWS), row % RECORD_BATCH_ROWS
-        hidden, ids, log_p = (column[index].values.to_numpy() for column in batch.columns)
-        return hidden, ids, log_p
+        return [column[index].values.to_numpy() for column in batch.columns]
 
 
 class FrozenTeacher:
@@ -160,95 +171,126 @@ class FrozenTeacher:
     def __init__(self, model: Any, config: CacheTeacherConfig, device: torch.device) -> None:
         self._dtype = compute_dtype(config.precision, device)
         self._model = model.to(device, self._dtype).requires_grad_(False).eval()
-        self.config, self._device = config, device
+        self.config, self.device = config, device
 
     @torch.inference_mode()
     def targets(self, batch: TensorBatch) -> CachedTargets:
-        """Return the targets of a batch on the host, at the positions set in the config.
-
-        Raises:
-            InputError: a hidden state is not finite in 16 bits.
-        """
-        batch = batch.to(self._device)
-        with autocast(self._device, self._dtype):
+        """Return the targets of a batch on the device of the teacher. The batch must be on the host."""
+        tokens = batch.attention_mask.flatten().nonzero().squeeze(1)
+        positions = tokens if self.config.positions == "all" else batch.mask_index
+        batch, tokens, positions = batch.to(self.device), tokens.to(self.device), positions.to(self.device)
+        with autocast(self.device, self._dtype):
             states = encode(self._model, batch.input_ids, batch.attention_mask, batch.token_type_ids)
-            teacher = LiveTeacher(self._model, states, batch.attention_mask, batch.mask_index)
-            hidden = teacher.token_states().to("cpu", torch.float16)
-            if not hidden.isfinite().all():
-                raise InputError(
-                    f"{self.config.teacher_dir}: its last hidden states are not finite in 16 bits; "
-                    "distill without teacher_cache_dir, or check the teacher"
-                )
-            ids, log_p = self._top_tokens(teacher, batch)
-        return CachedTargets(hidden, ids, log_p)
+            chunks = [self._most_probable(select_rows(states, rows)) for rows in positions.split(_LOGIT_ROWS)]
+        hidden = select_rows(states, tokens if self.config.hidden_states else tokens[:0])
+        ids, log_p, rest = (torch.cat(column) for column in zip(*chunks, strict=True))
+        return CachedTargets(*quantize(hidden), ids.to(torch.uint16), log_p, rest)
 
-    def _top_tokens(self, teacher: LiveTeacher, batch: TensorBatch) -> tuple[Tensor, Tensor]:
-        rows = batch.mask_index
-        if self.config.positions == "all":
-            rows = batch.attention_mask.flatten().nonzero().squeeze(1)
-        output, chunks = teacher.targets(rows), []
-        for start in range(0, max(1, len(rows)), _LOGIT_ROWS):
-            logits = output.chunk(slice(start, start + _LOGIT_ROWS)).float()
-            chunks.append((logits / self.config.temperature).log_softmax(dim=-1).topk(self.config.top_k, dim=-1))
-        ids, log_p = (torch.cat([getattr(chunk, name).cpu() for chunk in chunks]) for name in ("indices", "values"))
-        return ids.to(torch.int32), log_p
+    def _most_probable(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logits = vocabulary_logits(self._model, hidden)
+        return most_probable(logits, top_k=self.config.top_k, temperature=self.config.temperature)
+
+
+def most_probable(logits: Tensor, *, top_k: int, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the most probable tokens of logits (rows, vocabulary).
+
+    Returns:
+        ids, (rows, k); log probabilities in fp16, (rows, k); probability of all other tokens in fp32, (rows, 1).
+    """
+    log_p = (logits.float() / temperature).log_softmax(dim=-1)
+    best, ids = log_p.topk(top_k, dim=-1)
+    rest = log_p.exp_().scatter_(1, ids, 0.0).sum(dim=1, keepdim=True)
+    return ids, best.clamp_min(torch.finfo(torch.float16).min).half(), rest
+
+
+def quantize(hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """Return hidden states (tokens, dim) in int8, and their scales (tokens, 1) in fp32."""
+    hidden = hidden.float()
+    scales = hidden.abs().amax(dim=1, keepdim=True).clamp_min(1e-30) / _MAX_INT8  # a token of zeros must not give NaN
+    return (hidden / scales).round().to(torch.int8), scales
 
 
 def write_targets(shards: ShardSet, teacher: FrozenTeacher, uri: str, *, pad_id: int) -> dict[str, Any]:
-    """Write the targets of all rows of some shards, atomically.
+    """Write the targets of all rows of some shards, atomically. Other threads prepare batches, hash and write.
 
     Returns:
         The file's manifest entry, plus `kept`: the sum of the stored probabilities over all positions.
 
     Raises:
-        InputError: the file cannot be written, or the teacher's hidden states do not fit in 16 bits.
+        InputError: the file cannot be written, or outputs of the teacher are not finite.
     """
-    positions, kept = 0, 0.0
-    with storage.FileWriter(uri) as file, pa.ipc.new_file(file, TEACHER_TARGETS) as writer:
-        for start in range(0, len(shards), RECORD_BATCH_ROWS):
-            rows = np.arange(start, min(start + RECORD_BATCH_ROWS, len(shards)))
-            batch = _record_batch(shards, teacher, rows, pad_id)
-            writer.write_batch(batch)
-            log_p = batch.column("top_log_probabilities").values.to_numpy()
-            positions += len(log_p) // teacher.config.top_k
-            kept += float(np.exp(log_p, dtype=np.float64).sum())
-    return {
-        "rows": len(shards),
-        "tokens": shards.tokens,
-        "positions": positions,
-        "bytes": file.bytes,
-        "sha256": file.sha256,
-        "kept": kept,
-    }
+    config, pinned = teacher.config, teacher.device.type == "cuda"
+    pending: deque[Future[None]] = deque()
+    with storage.FileWriter(uri) as file, pa.ipc.new_file(file, TEACHER_TARGETS) as arrow:
+        writer = _TargetsWriter(arrow, shards, config)
+        with ThreadPoolExecutor(1) as thread:
+            for rows, batch in prefetch(lambda: _batches(shards, config.batch_size, pad_id, pinned=pinned)):
+                pending.append(thread.submit(writer.add, rows, teacher.targets(batch)))
+                if len(pending) > _WAITING_BATCHES:
+                    pending.popleft().result()
+            for future in pending:
+                future.result()
+    counts = {"rows": len(shards), "tokens": shards.tokens, "positions": writer.positions}
+    return {**counts, "bytes": file.bytes, "sha256": file.sha256, "kept": writer.kept}
 
 
-def _record_batch(shards: ShardSet, teacher: FrozenTeacher, rows: NDArray[np.int64], pad_id: int) -> pa.RecordBatch:
-    """Return the targets of some rows in the order of `rows`. The teacher reads them by length, to save padding."""
-    order = rows[np.argsort(shards.lengths(rows), kind="stable")]
-    targets: dict[int, tuple[Array, Array, Array]] = {}
-    for start in range(0, len(order), teacher.config.batch_size):
-        batch = order[start : start + teacher.config.batch_size]
-        targets.update(zip(batch.tolist(), _targets_by_row(shards, teacher, batch, pad_id), strict=True))
-    columns = zip(*(targets[row] for row in rows.tolist()), strict=True)
-    arrays = [_list_array(column, field) for column, field in zip(columns, TEACHER_TARGETS, strict=True)]
-    return pa.RecordBatch.from_arrays(arrays, schema=TEACHER_TARGETS)
+class _TargetsWriter:
+    """Writes the batches of `_batches` in the order of the rows.
+
+    Attributes:
+        positions, kept: number of positions, and sum of their stored probabilities.
+    """
+
+    def __init__(self, arrow: pa.ipc.RecordBatchFileWriter, shards: ShardSet, config: CacheTeacherConfig) -> None:
+        self._arrow, self._shards, self._config = arrow, shards, config
+        self._targets: dict[int, tuple[Array, ...]] = {}  # of one record batch, by row
+        self._written, self.positions = 0, 0
+        self.kept = 0.0
+
+    def add(self, rows: Rows, outputs: CachedTargets) -> None:
+        """Copy the targets of some rows to the host, and write the record batch that they complete.
+
+        Raises:
+            InputError: they are not finite.
+        """
+        targets = outputs.to(torch.device("cpu"))
+        if not all(values.isfinite().all() for values in (targets.scales, targets.log_probabilities, targets.rest)):
+            message = "its outputs are not finite; check the teacher, or set precision=fp32"
+            raise InputError(f"{self._config.teacher_dir}: {message}")
+        self.positions += len(targets.rest)
+        self.kept += float((1.0 - targets.rest.double()).sum())
+        self._targets.update(zip(rows.tolist(), _by_row(targets, self._shards, rows, self._config), strict=True))
+        if len(self._targets) == min(RECORD_BATCH_ROWS, len(self._shards) - self._written):
+            columns = zip(*(self._targets[row] for row in sorted(self._targets)), strict=True)
+            arrays = [_list_array(column, field) for column, field in zip(columns, TEACHER_TARGETS, strict=True)]
+            self._arrow.write_batch(pa.RecordBatch.from_arrays(arrays, schema=TEACHER_TARGETS))
+            self._written += len(self._targets)
+            self._targets.clear()
 
 
-def _targets_by_row(
-    shards: ShardSet, teacher: FrozenTeacher, rows: NDArray[np.int64], pad_id: int
-) -> Iterator[tuple[Array, Array, Array]]:
-    planned = PlannedRows(rows, np.zeros_like(rows))
-    targets = teacher.targets(TensorBatch.of(collate(shards, planned, pad_id=pad_id)))
+def _batches(shards: ShardSet, batch_size: int, pad_id: int, *, pinned: bool) -> Iterator[tuple[Rows, TensorBatch]]:
+    """Yield all rows, one record batch after the other, and within it by length to save padding."""
+    for start in range(0, len(shards), RECORD_BATCH_ROWS):
+        rows = np.arange(start, min(start + RECORD_BATCH_ROWS, len(shards)))
+        order = rows[np.argsort(shards.lengths(rows), kind="stable")]
+        for first in range(0, len(order), batch_size):
+            batch = order[first : first + batch_size]
+            planned = PlannedRows(batch, np.zeros_like(batch))
+            yield batch, TensorBatch.of(collate(shards, planned, pad_id=pad_id), pinned=pinned)
+
+
+def _by_row(
+    targets: CachedTargets, shards: ShardSet, rows: Rows, config: CacheTeacherConfig
+) -> Iterator[tuple[Array, ...]]:
+    """Yield the targets of each row, one array per column."""
     lengths = shards.lengths(rows)
-    counts = lengths if teacher.config.positions == "all" else shards.mask_counts(rows, np.zeros_like(rows))
-    columns = [
-        np.split(values.numpy(), np.cumsum(sizes)[:-1])
-        for values, sizes in ((targets.hidden, lengths), (targets.ids, counts), (targets.log_probabilities, counts))
-    ]
-    return zip(*columns, strict=True)
+    tokens = lengths if config.hidden_states else np.zeros_like(lengths)
+    positions = lengths if config.positions == "all" else shards.mask_counts(rows, np.zeros_like(rows))
+    columns = zip(vars(targets).values(), (tokens, tokens, positions, positions, positions), strict=True)
+    return zip(*(np.split(values.numpy(), np.cumsum(sizes)[:-1]) for values, sizes in columns), strict=True)
 
 
-def _list_array(rows: tuple[Array, ...], field: pa.Field) -> pa.ListArray:
+def _list_array(rows: Sequence[Array], field: pa.Field) -> pa.ListArray:
     offsets = np.cumsum([0, *(row.size for row in rows)])
-    values = np.concatenate([row.ravel() for row in rows]).astype(field.type.value_type.to_pandas_dtype())
-    return pa.ListArray.from_arrays(pa.array(offsets).cast(pa.int32()), pa.array(values))
+    values = pa.array(np.concatenate([row.ravel() for row in rows]), field.type.value_type)
+    return pa.ListArray.from_arrays(pa.array(offsets).cast(pa.int32()), values)

@@ -12,17 +12,24 @@ from distilray.models.heads import apply_head_transform, decoder
 
 @dataclass(frozen=True)
 class CachedTargets:
-    """Cached outputs of a teacher for one batch.
+    """Cached outputs of a teacher for one batch, in the types of `schemas.TEACHER_TARGETS`.
+
+    They are converted to other types where they are used, so that little is copied to a GPU.
 
     Attributes:
-        hidden: (tokens, dim) last hidden states of the real tokens, in fp16.
-        ids: (rows, k) most probable tokens, best first. Rows are the real tokens or the masked ones.
-        log_probabilities: (rows, k) log probabilities of these tokens at the temperature of the cache, in fp32.
+        hidden: (tokens, dim) last hidden states of the real tokens, divided by their scales, in int8. This and `scales`
+            have no rows if the loss does not use hidden states.
+        scales: (tokens, 1) scales of the hidden states, in fp32.
+        ids: (rows, k) most probable tokens, best first, in uint16. Rows are the real tokens or the masked ones.
+        log_probabilities: (rows, k) log probabilities of these tokens at the temperature of the cache, in fp16.
+        rest: (rows, 1) probability of all other tokens, in fp32.
     """
 
     hidden: Tensor
+    scales: Tensor
     ids: Tensor
     log_probabilities: Tensor
+    rest: Tensor
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> "CachedTargets":
         return CachedTargets(*(tensor.to(device, non_blocking=non_blocking) for tensor in vars(self).values()))
@@ -89,11 +96,14 @@ class CachedTeacher:
     mask_index: Tensor
 
     def token_states(self) -> Tensor:
-        return self.cached.hidden
+        return self.cached.hidden * self.cached.scales
 
     def targets(self, rows: Tensor) -> SparseTeacher:
         assert len(rows) == len(self.cached.ids)
-        return SparseTeacher(self.cached.ids.long(), self.cached.log_probabilities)
+        log_p, rest = self.cached.log_probabilities.float(), self.cached.rest
+        # In 16 bits they do not add up to 1 - rest.
+        log_p = log_p + (torch.log1p(-rest) - log_p.logsumexp(dim=1, keepdim=True))
+        return SparseTeacher(self.cached.ids.long(), log_p, rest)
 
     def best_tokens(self) -> Tensor:
         best = self.cached.ids[:, 0].long()

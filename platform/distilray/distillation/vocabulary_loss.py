@@ -51,12 +51,14 @@ class SparseTeacher:
 
     Attributes:
         ids: (rows, k).
-        log_probabilities: (rows, k), softened. They must be fp32, because the one closest to 0 determines the remaining
-            probability.
+        log_probabilities: (rows, k), softened.
+        rest: (rows, 1) remaining probability in fp32. When the teacher is certain, it is tiny, and 1 - sum of the
+            others would have no correct digits.
     """
 
     ids: Tensor
     log_probabilities: Tensor
+    rest: Tensor
 
 
 @dataclass(frozen=True)
@@ -239,8 +241,7 @@ class _Blocks:
         student_p, student_sum = _softmax_in_place(student, t)
         student_log_p = student.gather(1, ids) - student_sum.log()
         p = log_p.exp()
-        # When a model is certain, the remaining probability is tiny, and 1 - sum in fp32 would have no correct digits.
-        rest = (1.0 - log_p.double().exp().sum(1, keepdim=True)).float().clamp_min(torch.finfo(torch.float32).tiny)
+        rest = teacher.rest[rows].clamp_min(torch.finfo(torch.float32).tiny)  # 0 if k is the vocabulary size
         target = student_p.scatter(1, ids, 0.0)
         student_rest = target.sum(1, keepdim=True).clamp_min(1e-20)
         loss = (p * (log_p - student_log_p)).sum() + (rest * (rest.log() - student_rest.log())).sum()

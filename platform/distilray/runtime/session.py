@@ -87,6 +87,7 @@ def run_tasks(
     run_dir: str,
     num_cpus: int = 1,
     num_gpus: float = 0.0,
+    actors: bool = False,
     remedy: str = "give the local cluster more CPUs (ray.num_cpus)",
 ) -> Iterator[Any]:
     """Run a Ray Data task for each item and yield the results in the order of completion.
@@ -95,12 +96,12 @@ def run_tasks(
 
     Args:
         items: arguments of the tasks, as values that Arrow can store: a few numbers and names.
-        task: maps an item to its result, which Arrow can store too. It runs on a worker, and may run twice for an item
-            if a node is lost.
+        task: maps an item to its result, which Arrow can store too. It may run twice for an item if a node is lost.
         job: name of the job, for messages while it waits.
         run_dir: run folder, which all nodes must share.
         num_cpus: CPUs per task without a GPU.
         num_gpus: GPUs per task, possibly a fraction. A task with a GPU also uses one CPU.
+        actors: True to run the tasks in actors, each with one copy of `task`, which can keep a model that it loaded.
         remedy: advice on how to lower the need of a task, for error messages.
 
     Raises:
@@ -110,7 +111,7 @@ def run_tasks(
         return
     labels = None if num_gpus else data_labels()
     need = Need("task", remedy, cpus=0 if num_gpus else num_cpus, gpus=num_gpus, labels=labels or {})
-    ensure_capacity(need, job=job, run_dir=run_dir)
+    room = ensure_capacity(need, job=job, run_dir=run_dir)
     options = ray.data.DataContext.get_current().execution_options
     previous = options.preserve_order, options.label_selector
     options.preserve_order, options.label_selector = False, labels
@@ -119,10 +120,27 @@ def run_tasks(
         # Ray Data warns if both are set.
         resources = {"num_gpus": num_gpus} if num_gpus else {"num_cpus": num_cpus}
         run = functools.partial(_run_on_batch, task=task, run_dir=run_dir if inside_cluster() else None)
-        results = dataset.map_batches(run, batch_size=1, batch_format="pyarrow", **resources)
-        yield from result_rows(results)
+        function = _actor_arguments(run, len(items), room) if actors else {"fn": run}
+        yield from result_rows(dataset.map_batches(**function, batch_size=1, batch_format="pyarrow", **resources))
     finally:
         options.preserve_order, options.label_selector = previous
+
+
+def _actor_arguments(run: Callable[[pa.Table], pa.Table], tasks: int, room: int) -> dict[str, Any]:
+    """Return the arguments of `map_batches` for actors: one per task if there is room; more when the cluster grows."""
+    size = min(tasks, room)
+    pool = ray.data.ActorPoolStrategy(min_size=1, initial_size=size, max_size=tasks if inside_cluster() else size)
+    return {"fn": _TaskActor, "fn_constructor_args": (run,), "compute": pool}
+
+
+class _TaskActor:
+    """Ray Data actor around `_run_on_batch` with one copy of a task."""
+
+    def __init__(self, run: Callable[[pa.Table], pa.Table]) -> None:
+        self._run = run
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        return self._run(batch)
 
 
 def _run_on_batch(

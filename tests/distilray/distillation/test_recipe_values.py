@@ -4,7 +4,8 @@ import pytest
 import torch
 from ray.train.torch import TorchTrainer
 
-from distilray.config.distillation import CacheTeacherConfig, DistillConfig
+from distilray.config.cache_teacher import CacheTeacherConfig
+from distilray.config.distillation import DistillConfig
 from distilray.distillation import cache_teacher
 from distilray.distillation.distill import distill
 from distilray.distillation.inputs import create_student_and_teacher

@@ -89,7 +89,8 @@ def with_logits(kind, logits):
 
 def most_probable(teacher_logits, k, temperature):
     probabilities, ids = plain_softmax(teacher_logits.double() / temperature).topk(k, dim=1)
-    return SparseTeacher(ids, probabilities.log().float())
+    rest = 1 - probabilities.sum(1, keepdim=True)
+    return SparseTeacher(ids, probabilities.log().float(), rest.float())
 
 
 # The formulas in float64, without chunks; torch computes their gradients.

@@ -1,6 +1,10 @@
+import functools
 import os
 import subprocess
 import sys
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -46,8 +50,8 @@ def refuse(item):
 @pytest.mark.parametrize(("on_cluster", "checked"), [(True, ["/shared/run", "/shared/run"]), (False, [])])
 def test_every_task_on_a_cluster_checks_that_its_node_shares_the_run_folder(monkeypatch, on_cluster, checked):
     class Dataset:
-        def map_batches(self, run, **_):
-            return [run(pa.table({"item": [number]})).to_pylist() for number in (1, 2)]
+        def map_batches(self, fn, **_):
+            return [fn(pa.table({"item": [number]})).to_pylist() for number in (1, 2)]
 
     folders = []
     monkeypatch.setattr(session, "inside_cluster", lambda: on_cluster)
@@ -59,10 +63,60 @@ def test_every_task_on_a_cluster_checks_that_its_node_shares_the_run_folder(monk
     assert (list(squares), folders) == ([1, 4], checked)
 
 
+@pytest.mark.parametrize(
+    ("on_cluster", "tasks", "sizes"),
+    [(False, 9, (1, 3, 3)), (False, 2, (1, 2, 2)), (True, 9, (1, 3, 9)), (True, 2, (1, 2, 2))],
+)
+def test_a_pool_has_an_actor_per_task_as_far_as_there_is_room_and_grows_with_a_cluster(
+    monkeypatch, on_cluster, tasks, sizes
+):
+    pools = []
+
+    class Dataset:
+        def map_batches(self, *, compute, **_):
+            pools.append((compute.min_size, compute.initial_size, compute.max_size))
+
+    monkeypatch.setattr(session, "inside_cluster", lambda: on_cluster)
+    monkeypatch.setattr(session, "ensure_capacity", lambda *_, **__: 3)
+    monkeypatch.setattr(session.ray.data, "from_items", lambda *_, **__: Dataset())
+    monkeypatch.setattr(session, "result_rows", lambda results: [])
+    items = [{"number": number} for number in range(tasks)]
+    assert list(session.run_tasks(items, refuse, job="job", run_dir="run", actors=True)) == []
+    assert pools == [sizes]
+
+
 @pytest.mark.slow
-def test_bad_input_found_by_a_task_reaches_the_driver_unchanged(local_ray, tmp_path):
+@pytest.mark.parametrize("actors", [False, True])
+def test_bad_input_found_by_a_task_reaches_the_driver_unchanged(local_ray, tmp_path, actors):
     with pytest.raises(InputError, match=r"^file 7: cannot be read$"):
-        list(session.run_tasks([{"number": 7}], refuse, job="job", run_dir=str(tmp_path)))
+        list(session.run_tasks([{"number": 7}], refuse, job="job", run_dir=str(tmp_path), actors=actors))
+
+
+@dataclass(frozen=True)
+class LoadingTask:
+    """Task that writes a file when it loads something."""
+
+    folder: str
+
+    @functools.cached_property
+    def loaded(self):
+        file = Path(self.folder, uuid.uuid4().hex)
+        file.touch()
+        return file.name
+
+    def __call__(self, item):
+        return {"number": item["number"], "loaded": self.loaded}
+
+
+@pytest.mark.slow
+def test_an_actor_keeps_what_its_task_has_loaded(local_ray, tmp_path):
+    items = [{"number": number} for number in range(8)]
+    task = LoadingTask(str(tmp_path))
+    results = list(session.run_tasks(items, task, job="job", run_dir=str(tmp_path), actors=True))
+    assert sorted(result["number"] for result in results) == list(range(8))
+    loads = {file.name for file in tmp_path.iterdir()}
+    assert loads == {result["loaded"] for result in results}
+    assert len(loads) <= 2  # the session has two CPUs
 
 
 SCRIPT = """
