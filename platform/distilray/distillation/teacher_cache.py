@@ -5,6 +5,7 @@ states of a token are divided by a scale and rounded, so that their error is at 
 """
 
 import functools
+import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +20,7 @@ from torch import Tensor
 from distilray.config.cache_teacher import CacheTeacherConfig
 from distilray.config.distillation import LossConfig, Positions
 from distilray.distillation.objective import TensorBatch
-from distilray.distillation.teachers import CachedTargets, select_rows
+from distilray.distillation.teachers import CachedTargets, most_probable, quantize, sample_tokens, select_rows
 from distilray.errors import InputError
 from distilray.models.heads import vocabulary_logits
 from distilray.models.masked_lm import encode
@@ -37,7 +38,6 @@ TARGETS_FOLDER = "teacher"
 # One record batch is in memory while a file is written: 130 MB for BERT base at full length. This size also keeps list
 # offsets below 2^31.
 RECORD_BATCH_ROWS = 256
-_MAX_INT8 = 127
 _LOGIT_ROWS = 1024  # rows whose logits exist at the same time
 _WAITING_BATCHES = 2  # batches that wait to be written
 _OPEN_FILES = 128  # every mapped file holds a descriptor, and the usual limit is 1,024
@@ -73,8 +73,8 @@ class TeacherCache:
         content = cache_content(folder)
         self._folder, self._shards, self._losses = folder, shards, losses
         self._stored: Positions = content["config"]["positions"]
-        dim, top_k = content["counts"]["dim"], content["config"]["top_k"]
-        self._widths = dim, 1, top_k, top_k, 1
+        stored = content["config"]["top_k"] + content["config"]["samples"]
+        self._widths = content["counts"]["dim"], 1, stored, stored, 1
         self._cache = cache or ShardCache()
         self._outputs = RunOutputs.from_manifest(folder, content)
         self._open = functools.lru_cache(maxsize=_OPEN_FILES)(self._open_shard)
@@ -174,58 +174,43 @@ class FrozenTeacher:
         self.config, self.device = config, device
 
     @torch.inference_mode()
-    def targets(self, batch: TensorBatch) -> CachedTargets:
+    def targets(self, batch: TensorBatch, generator: torch.Generator) -> CachedTargets:
         """Return the targets of a batch on the device of the teacher. The batch must be on the host."""
         tokens = batch.attention_mask.flatten().nonzero().squeeze(1)
         positions = tokens if self.config.positions == "all" else batch.mask_index
         batch, tokens, positions = batch.to(self.device), tokens.to(self.device), positions.to(self.device)
         with autocast(self.device, self._dtype):
             states = encode(self._model, batch.input_ids, batch.attention_mask, batch.token_type_ids)
-            chunks = [self._most_probable(select_rows(states, rows)) for rows in positions.split(_LOGIT_ROWS)]
+            chunks = [self._select(select_rows(states, rows), generator) for rows in positions.split(_LOGIT_ROWS)]
         hidden = select_rows(states, tokens if self.config.hidden_states else tokens[:0])
         ids, log_p, rest = (torch.cat(column) for column in zip(*chunks, strict=True))
         return CachedTargets(*quantize(hidden), ids.to(torch.uint16), log_p, rest)
 
-    def _most_probable(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        logits = vocabulary_logits(self._model, hidden)
-        return most_probable(logits, top_k=self.config.top_k, temperature=self.config.temperature)
-
-
-def most_probable(logits: Tensor, *, top_k: int, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the most probable tokens of logits (rows, vocabulary).
-
-    Returns:
-        ids, (rows, k); log probabilities in fp16, (rows, k); probability of all other tokens in fp32, (rows, 1).
-    """
-    log_p = (logits.float() / temperature).log_softmax(dim=-1)
-    best, ids = log_p.topk(top_k, dim=-1)
-    rest = log_p.exp_().scatter_(1, ids, 0.0).sum(dim=1, keepdim=True)
-    return ids, best.clamp_min(torch.finfo(torch.float16).min).half(), rest
-
-
-def quantize(hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """Return hidden states (tokens, dim) in int8, and their scales (tokens, 1) in fp32."""
-    hidden = hidden.float()
-    scales = hidden.abs().amax(dim=1, keepdim=True).clamp_min(1e-30) / _MAX_INT8  # a token of zeros must not give NaN
-    return (hidden / scales).round().to(torch.int8), scales
+    def _select(self, hidden: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        logits, config = vocabulary_logits(self._model, hidden), self.config
+        if config.samples == 0:
+            return most_probable(logits, top_k=config.top_k, temperature=config.temperature)
+        probabilities = (logits.float() / config.temperature).softmax(dim=-1)
+        return sample_tokens(probabilities, top_k=config.top_k, samples=config.samples, generator=generator)
 
 
 def write_targets(shards: ShardSet, teacher: FrozenTeacher, uri: str, *, pad_id: int) -> dict[str, Any]:
     """Write the targets of all rows of some shards, atomically. Other threads prepare batches, hash and write.
 
     Returns:
-        The file's manifest entry, plus `kept`: the sum of the stored probabilities over all positions.
+        The file's manifest entry, plus `kept`: the sum of the `top_k` probabilities over all positions.
 
     Raises:
         InputError: the file cannot be written, or outputs of the teacher are not finite.
     """
     config, pinned = teacher.config, teacher.device.type == "cuda"
+    generator = torch.Generator(teacher.device).manual_seed(zlib.crc32(" ".join(shards.names).encode()))
     pending: deque[Future[None]] = deque()
     with storage.FileWriter(uri) as file, pa.ipc.new_file(file, TEACHER_TARGETS) as arrow:
         writer = _TargetsWriter(arrow, shards, config)
         with ThreadPoolExecutor(1) as thread:
             for rows, batch in prefetch(lambda: _batches(shards, config.batch_size, pad_id, pinned=pinned)):
-                pending.append(thread.submit(writer.add, rows, teacher.targets(batch)))
+                pending.append(thread.submit(writer.add, rows, teacher.targets(batch, generator)))
                 if len(pending) > _WAITING_BATCHES:
                     pending.popleft().result()
             for future in pending:
@@ -238,7 +223,7 @@ class _TargetsWriter:
     """Writes the batches of `_batches` in the order of the rows.
 
     Attributes:
-        positions, kept: number of positions, and sum of their stored probabilities.
+        positions, kept: number of positions, and sum of the probabilities of their `top_k` tokens.
     """
 
     def __init__(self, arrow: pa.ipc.RecordBatchFileWriter, shards: ShardSet, config: CacheTeacherConfig) -> None:
@@ -258,7 +243,7 @@ class _TargetsWriter:
             message = "its outputs are not finite; check the teacher, or set precision=fp32"
             raise InputError(f"{self._config.teacher_dir}: {message}")
         self.positions += len(targets.rest)
-        self.kept += float((1.0 - targets.rest.double()).sum())
+        self.kept += float(targets.log_probabilities[:, : self._config.top_k].double().exp().sum())
         self._targets.update(zip(rows.tolist(), _by_row(targets, self._shards, rows, self._config), strict=True))
         if len(self._targets) == min(RECORD_BATCH_ROWS, len(self._shards) - self._written):
             columns = zip(*(self._targets[row] for row in sorted(self._targets)), strict=True)
