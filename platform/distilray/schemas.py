@@ -47,8 +47,8 @@ EXAMPLES = _versioned(
 )
 
 # Outputs of a frozen teacher for each example of a shard, in row order. Hidden states cover all tokens, or are empty
-# lists. `top_*` contain the k most probable tokens, best first, at all positions or only at masked ones; the manifest
-# records k and both choices. Probabilities are those at the temperature, normalized over the whole vocabulary.
+# lists. `top_*` contain the k most probable tokens, best first, and a sample of the others, at all positions or only at
+# masked ones; the manifest records these choices. Probabilities are those at the temperature.
 TEACHER_TARGETS = _versioned(
     "teacher_targets",
     2,
@@ -57,7 +57,9 @@ TEACHER_TARGETS = _versioned(
         pa.field("hidden_scales", pa.list_(pa.float32()), nullable=False),  # tokens: largest absolute value / 127
         pa.field("top_ids", pa.list_(pa.uint16()), nullable=False),  # positions x k
         pa.field("top_log_probabilities", pa.list_(pa.float16()), nullable=False),  # positions x k
-        pa.field("rest", pa.list_(pa.float32()), nullable=False),  # positions: probability of all other tokens
+        pa.field(
+            "rest", pa.list_(pa.float32()), nullable=False
+        ),  # positions: probability of all other tokens; 0 with a sample
     ],
 )
 

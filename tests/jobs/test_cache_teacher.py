@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from distilray.config.cache_teacher import TOP_K
+from distilray.config.cache_teacher import SAMPLES, TOP_K
 from distilray.config.distillation import DistillConfig
 from distilray.distillation.inputs import check_cache_files
 from distilray.errors import InputError
@@ -19,6 +19,7 @@ from tests.tiny.teacher_cache import cache_config, cache_in_process, write_cache
 
 CACHE = {
     "top_k": 8,
+    "samples": 0,
     "precision": "fp32",
     "batch_size": 7,
     "ray": {"num_cpus": 2},
@@ -87,9 +88,9 @@ def test_a_dry_run_of_a_distillation_names_its_cache_or_the_size_of_one(folder, 
     assert run("distill", "--dry-run") == 0
     assert f"teacher cache    used instead of the teacher: {folder}/cache" in capsys.readouterr().out
     assert run("distill", "--dry-run", "teacher_cache_dir=null") == 0
-    size = sum(tokens_of(folder).values()) * (32 + 4 + TOP_K * 4 + 4) / 1e6
-    text = f"teacher cache    would take about {size:.1f} MB with top_k {TOP_K} at all tokens, with hidden states"
-    assert text in capsys.readouterr().out
+    size = sum(tokens_of(folder).values()) * (32 + 4 + (TOP_K + SAMPLES) * 4 + 4) / 1e6
+    text = f"would take about {size:.1f} MB with top_k {TOP_K} and {SAMPLES} samples at all tokens, with hidden states"
+    assert f"teacher cache    {text}" in capsys.readouterr().out
 
 
 def test_an_interrupted_run_resumes_with_the_same_content(folder, run, tmp_path, error_line):
@@ -116,7 +117,7 @@ def test_an_interrupted_run_resumes_with_the_same_content(folder, run, tmp_path,
 @pytest.mark.parametrize(
     ("job", "overrides", "message"),
     [
-        ("cache_teacher", "top_k=100000", "top_k: 100000 exceeds the teacher's vocabulary"),
+        ("cache_teacher", "top_k=100000", "top_k: 100000 with 0 samples exceeds the teacher's vocabulary"),
         ("cache_teacher", "top_k=0", "top_k"),
         ("cache_teacher", "temperature=0", "temperature"),
         ("cache_teacher", "positions=some", "positions"),

@@ -18,7 +18,7 @@ def cache_config(folder: Path, shards_dir: str, teacher_dir: str, **changes: obj
     folders = {"run_dir": str(folder), "shards_dir": shards_dir, "teacher_dir": teacher_dir}
     scaling = {"gpus_per_task": 0, "cpus_per_task": 1}
     return CacheTeacherConfig.model_validate(
-        {**folders, "top_k": 8, "batch_size": 7, "precision": "fp32", "scaling": scaling, **changes}
+        {**folders, "top_k": 8, "samples": 0, "batch_size": 7, "precision": "fp32", "scaling": scaling, **changes}
     )
 
 

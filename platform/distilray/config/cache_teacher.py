@@ -1,6 +1,6 @@
 """Config of `jobs.cache_teacher`."""
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -17,7 +17,7 @@ from distilray.config.base import (
 from distilray.config.distillation import EstimateConfig, Positions
 from distilray.config.pretraining_data import CacheConfig
 
-TOP_K = 48  # tokens of a cached teacher distribution
+TOP_K, SAMPLES = 16, 32  # tokens of a cached teacher distribution
 
 
 class CacheTeacherScaling(Config):
@@ -34,6 +34,9 @@ class CacheTeacherConfig(RayJobConfig):
     shards_dir: Shards = Field(description="run folder of jobs.encode_corpus with static masks")
     teacher_dir: ModelRef = Field(description="teacher: run folder, model folder or URI of one, or hub:OWNER/NAME")
     top_k: Count = Field(default=TOP_K, description="number of most probable tokens to store per position")
+    samples: Annotated[int, Field(ge=0)] = Field(
+        default=SAMPLES, description="number of other tokens to store per position, drawn by their probability"
+    )
     temperature: Positive = Field(default=2.0, description="must equal losses.temperature of the distillation")
     positions: Positions = Field(
         default="all", description="positions to store; masked is sufficient for losses.ce_positions=masked only"

@@ -68,16 +68,17 @@ def plan_cache(config: CacheTeacherConfig) -> dict[str, object]:
     check_shards(config.shards_dir, config.teacher_dir, folder)
     teacher = load_masked_lm(folder)
     size = model_size(teacher)
-    if config.top_k > size.vocabulary:
+    if config.top_k + config.samples >= size.vocabulary + (config.samples == 0):
         raise InputError(
-            f"top_k: {config.top_k} exceeds the teacher's vocabulary of {size.vocabulary:,} tokens; lower it"
+            f"top_k: {config.top_k} with {config.samples} samples exceeds the teacher's vocabulary of "
+            f"{size.vocabulary:,} tokens; lower it"
         )
     splits = _open_splits(config)
     rows, tokens = sum(map(len, splits.values())), sum(shards.tokens for shards in splits.values())
     sizes = cache_bytes(
         config.shards_dir,
         dim=size.dim,
-        top_k=config.top_k,
+        stored=config.top_k + config.samples,
         positions=config.positions,
         hidden_states=config.hidden_states,
     )
@@ -86,7 +87,8 @@ def plan_cache(config: CacheTeacherConfig) -> dict[str, object]:
     return {
         "teacher": f"{count_parameters(teacher):,} parameters, {size.layers} layers, dimension {size.dim}",
         "shards": f"{config.shards_dir}: {rows:,} examples, {tokens:,} tokens",
-        "targets": f"{'hidden states of every token, ' if config.hidden_states else ''}{config.top_k} tokens at {at}, "
+        "targets": f"{'hidden states of every token, ' if config.hidden_states else ''}{config.top_k} tokens "
+        f"and {config.samples} samples at {at}, "
         f"temperature {config.temperature:g}",
         "bytes written": f"about {format_split_sizes(sizes)}",
         "tasks": f"{sum(len(shards.names) for shards in splits.values()):,} of {device}",

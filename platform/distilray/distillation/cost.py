@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import yaml
 
-from distilray.config.cache_teacher import TOP_K
+from distilray.config.cache_teacher import SAMPLES, TOP_K
 from distilray.config.distillation import (
     DistillConfig,
     EstimateConfig,
@@ -80,11 +80,15 @@ def measured_tokens_per_s(run_dir: str) -> float:
     return statistics.median(rates) / int(workers)
 
 
-def cache_bytes(shards_dir: str, *, dim: int, top_k: int, positions: Positions, hidden_states: bool) -> dict[str, int]:
-    """Return the bytes of a teacher cache by split, without the offsets of Arrow's lists."""
+def cache_bytes(shards_dir: str, *, dim: int, stored: int, positions: Positions, hidden_states: bool) -> dict[str, int]:
+    """Return the bytes of a teacher cache by split, without the offsets of Arrow's lists.
+
+    Args:
+        stored: tokens per position.
+    """
     width = {field.name: field.type.value_type.bit_width // 8 for field in TEACHER_TARGETS}
     token_bytes = dim * width["hidden"] + width["hidden_scales"] if hidden_states else 0
-    position_bytes = top_k * (width["top_ids"] + width["top_log_probabilities"]) + width["rest"]
+    position_bytes = stored * (width["top_ids"] + width["top_log_probabilities"]) + width["rest"]
     content = read_manifest(shards_dir)["content"]
     tokens: dict[str, int] = {}
     for entry in content["outputs"].values():
@@ -103,22 +107,24 @@ def describe_cache(config: DistillConfig, dim: int) -> str:
         content = cache_content(config.teacher_cache_dir)
         size = sum(entry["bytes"] for entry in content["outputs"].values())
         cached, kept = content["config"], content["counts"]["train"]["kept_probability"]
+        text = _describe_targets(cached["top_k"], cached["samples"], cached["positions"], cached["hidden_states"])
         return (
-            f"used instead of the teacher: {config.teacher_cache_dir}, {format_bytes(size)}, top_k {cached['top_k']} "
-            f"({kept:.1%} of the probability) at {cached['positions']} tokens, {_hidden_text(cached['hidden_states'])}"
+            f"used instead of the teacher: {config.teacher_cache_dir}, {format_bytes(size)}, {text}; the first hold "
+            f"{kept:.1%} of the probability"
         )
     if read_manifest(config.shards_dir)["content"]["config"]["masking"]["dynamic"]:
         return "none possible: masks are drawn in every epoch"
     positions, hidden_states = config.losses.compared_positions, config.losses.compares_last_hidden
-    sizes = cache_bytes(config.shards_dir, dim=dim, top_k=TOP_K, positions=positions, hidden_states=hidden_states)
-    return (
-        f"would take about {format_bytes(sum(sizes.values()))} with top_k {TOP_K} at {positions} tokens, "
-        f"{_hidden_text(hidden_states)}"
+    sizes = cache_bytes(
+        config.shards_dir, dim=dim, stored=TOP_K + SAMPLES, positions=positions, hidden_states=hidden_states
     )
+    text = _describe_targets(TOP_K, SAMPLES, positions, hidden_states)
+    return f"would take about {format_bytes(sum(sizes.values()))} with {text}"
 
 
-def _hidden_text(hidden_states: bool) -> str:
-    return f"{'with' if hidden_states else 'without'} hidden states"
+def _describe_targets(top_k: int, samples: int, positions: Positions, hidden_states: bool) -> str:
+    states = "with" if hidden_states else "without"
+    return f"top_k {top_k} and {samples} samples at {positions} tokens, {states} hidden states"
 
 
 def format_bytes(size: float) -> str:

@@ -5,7 +5,10 @@ states of a token are divided by a scale and rounded, so that their error is at 
 """
 
 import functools
+import zlib
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -17,7 +20,7 @@ from torch import Tensor
 from distilray.config.cache_teacher import CacheTeacherConfig
 from distilray.config.distillation import LossConfig, Positions
 from distilray.distillation.objective import TensorBatch
-from distilray.distillation.teachers import CachedTargets, select_rows
+from distilray.distillation.teachers import CachedTargets, most_probable, quantize, sample_tokens, select_rows
 from distilray.errors import InputError
 from distilray.models.heads import vocabulary_logits
 from distilray.models.masked_lm import encode
@@ -35,8 +38,8 @@ TARGETS_FOLDER = "teacher"
 # One record batch is in memory while a file is written: 130 MB for BERT base at full length. This size also keeps list
 # offsets below 2^31.
 RECORD_BATCH_ROWS = 256
-_MAX_INT8 = 127
 _LOGIT_ROWS = 1024  # rows whose logits exist at the same time
+_WAITING_BATCHES = 2  # batches that wait to be written
 _OPEN_FILES = 128  # every mapped file holds a descriptor, and the usual limit is 1,024
 
 Array = NDArray[Any]
@@ -70,8 +73,8 @@ class TeacherCache:
         content = cache_content(folder)
         self._folder, self._shards, self._losses = folder, shards, losses
         self._stored: Positions = content["config"]["positions"]
-        dim, top_k = content["counts"]["dim"], content["config"]["top_k"]
-        self._widths = dim, 1, top_k, top_k, 1
+        stored = content["config"]["top_k"] + content["config"]["samples"]
+        self._widths = content["counts"]["dim"], 1, stored, stored, 1
         self._cache = cache or ShardCache()
         self._outputs = RunOutputs.from_manifest(folder, content)
         self._open = functools.lru_cache(maxsize=_OPEN_FILES)(self._open_shard)
@@ -171,79 +174,85 @@ class FrozenTeacher:
         self.config, self.device = config, device
 
     @torch.inference_mode()
-    def targets(self, batch: TensorBatch) -> CachedTargets:
+    def targets(self, batch: TensorBatch, generator: torch.Generator) -> CachedTargets:
         """Return the targets of a batch on the device of the teacher."""
         batch = batch.to(self.device)
         tokens = batch.token_index
         positions = tokens if self.config.positions == "all" else batch.mask_index
         with autocast(self.device, self._dtype):
             states = encode(self._model, batch.input_ids, batch.attention_mask, batch.token_type_ids)
-            chunks = [self._most_probable(select_rows(states, rows)) for rows in positions.split(_LOGIT_ROWS)]
+            chunks = [self._select(select_rows(states, rows), generator) for rows in positions.split(_LOGIT_ROWS)]
         hidden = select_rows(states, tokens if self.config.hidden_states else tokens[:0])
         ids, log_p, rest = (torch.cat(column) for column in zip(*chunks, strict=True))
         return CachedTargets(*quantize(hidden), ids.to(torch.uint16), log_p, rest)
 
-    def _most_probable(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        logits = vocabulary_logits(self._model, hidden)
-        return most_probable(logits, top_k=self.config.top_k, temperature=self.config.temperature)
-
-
-def most_probable(logits: Tensor, *, top_k: int, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the most probable tokens of logits (rows, vocabulary).
-
-    Returns:
-        ids, (rows, k); log probabilities in fp16, (rows, k); probability of all other tokens in fp32, (rows, 1).
-    """
-    log_p = (logits.float() / temperature).log_softmax(dim=-1)
-    best, ids = log_p.topk(top_k, dim=-1)
-    rest = log_p.exp_().scatter_(1, ids, 0.0).sum(dim=1, keepdim=True)
-    return ids, best.clamp_min(torch.finfo(torch.float16).min).half(), rest
-
-
-def quantize(hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """Return hidden states (tokens, dim) in int8, and their scales (tokens, 1) in fp32."""
-    hidden = hidden.float()
-    scales = hidden.abs().amax(dim=1, keepdim=True).clamp_min(1e-30) / _MAX_INT8  # a token of zeros must not give NaN
-    return (hidden / scales).round().to(torch.int8), scales
+    def _select(self, hidden: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        logits, config = vocabulary_logits(self._model, hidden), self.config
+        if config.samples == 0:
+            return most_probable(logits, top_k=config.top_k, temperature=config.temperature)
+        probabilities = (logits.float() / config.temperature).softmax(dim=-1)
+        return sample_tokens(probabilities, top_k=config.top_k, samples=config.samples, generator=generator)
 
 
 def write_targets(shards: ShardSet, teacher: FrozenTeacher, uri: str, *, pad_id: int) -> dict[str, Any]:
-    """Write the targets of all rows of some shards, atomically.
+    """Write the targets of all rows of some shards, atomically. Other threads prepare batches, hash and write.
 
     One thread prepares batches, one runs the teacher, and this one copies to the host, hashes and writes.
 
     Returns:
-        The file's manifest entry, plus `kept`: the sum of the stored probabilities over all positions.
+        The file's manifest entry, plus `kept`: the sum of the `top_k` probabilities over all positions.
 
     Raises:
         InputError: the file cannot be written, or outputs of the teacher are not finite.
     """
-    targets: dict[int, Sequence[Array]] = {}
-    written, positions, kept = 0, 0, 0.0
-    with storage.FileWriter(uri) as file, pa.ipc.new_file(file, TEACHER_TARGETS) as writer:
-        for rows, outputs in prefetch(lambda: _outputs(shards, teacher, pad_id)):
-            host = outputs.to(torch.device("cpu"))
-            _check_finite(host, teacher.config.teacher_dir)
-            positions, kept = positions + len(host.rest), kept + float((1.0 - host.rest.double()).sum())
-            targets.update(zip(rows.tolist(), _by_row(host, shards, rows, teacher.config), strict=True))
-            if len(targets) == min(RECORD_BATCH_ROWS, len(shards) - written):
-                writer.write_batch(_record_batch([targets[row] for row in sorted(targets)]))
-                written += len(targets)
-                targets.clear()
-    return {
-        "rows": len(shards),
-        "tokens": shards.tokens,
-        "positions": positions,
-        "bytes": file.bytes,
-        "sha256": file.sha256,
-        "kept": kept,
-    }
+    config, pinned = teacher.config, teacher.device.type == "cuda"
+    generator = torch.Generator(teacher.device).manual_seed(zlib.crc32(" ".join(shards.names).encode()))
+    pending: deque[Future[None]] = deque()
+    with storage.FileWriter(uri) as file, pa.ipc.new_file(file, TEACHER_TARGETS) as arrow:
+        writer = _TargetsWriter(arrow, shards, config)
+        with ThreadPoolExecutor(1) as thread:
+            for rows, batch in prefetch(lambda: _batches(shards, config.batch_size, pad_id, pinned=pinned)):
+                pending.append(thread.submit(writer.add, rows, teacher.targets(batch, generator)))
+                if len(pending) > _WAITING_BATCHES:
+                    pending.popleft().result()
+            for future in pending:
+                future.result()
+    counts = {"rows": len(shards), "tokens": shards.tokens, "positions": writer.positions}
+    return {**counts, "bytes": file.bytes, "sha256": file.sha256, "kept": writer.kept}
 
 
-def _outputs(shards: ShardSet, teacher: FrozenTeacher, pad_id: int) -> Iterator[tuple[Rows, CachedTargets]]:
-    pinned = teacher.device.type == "cuda"
-    for rows, batch in prefetch(lambda: _batches(shards, teacher.config.batch_size, pad_id, pinned=pinned)):
-        yield rows, teacher.targets(batch)
+class _TargetsWriter:
+    """Writes the batches of `_batches` in the order of the rows.
+
+    Attributes:
+        positions, kept: number of positions, and sum of the probabilities of their `top_k` tokens.
+    """
+
+    def __init__(self, arrow: pa.ipc.RecordBatchFileWriter, shards: ShardSet, config: CacheTeacherConfig) -> None:
+        self._arrow, self._shards, self._config = arrow, shards, config
+        self._targets: dict[int, tuple[Array, ...]] = {}  # of one record batch, by row
+        self._written, self.positions = 0, 0
+        self.kept = 0.0
+
+    def add(self, rows: Rows, outputs: CachedTargets) -> None:
+        """Copy the targets of some rows to the host, and write the record batch that they complete.
+
+        Raises:
+            InputError: they are not finite.
+        """
+        targets = outputs.to(torch.device("cpu"))
+        if not all(values.isfinite().all() for values in (targets.scales, targets.log_probabilities, targets.rest)):
+            message = "its outputs are not finite; check the teacher, or set precision=fp32"
+            raise InputError(f"{self._config.teacher_dir}: {message}")
+        self.positions += len(targets.rest)
+        self.kept += float(targets.log_probabilities[:, : self._config.top_k].double().exp().sum())
+        self._targets.update(zip(rows.tolist(), _by_row(targets, self._shards, rows, self._config), strict=True))
+        if len(self._targets) == min(RECORD_BATCH_ROWS, len(self._shards) - self._written):
+            columns = zip(*(self._targets[row] for row in sorted(self._targets)), strict=True)
+            arrays = [_list_array(column, field) for column, field in zip(columns, TEACHER_TARGETS, strict=True)]
+            self._arrow.write_batch(pa.RecordBatch.from_arrays(arrays, schema=TEACHER_TARGETS))
+            self._written += len(self._targets)
+            self._targets.clear()
 
 
 def _batches(shards: ShardSet, batch_size: int, pad_id: int, *, pinned: bool) -> Iterator[tuple[Rows, TensorBatch]]:
@@ -257,11 +266,6 @@ def _batches(shards: ShardSet, batch_size: int, pad_id: int, *, pinned: bool) ->
             yield batch, TensorBatch.of(collate(shards, planned, pad_id=pad_id), pinned=pinned)
 
 
-def _check_finite(targets: CachedTargets, teacher_dir: str) -> None:
-    if not all(values.isfinite().all() for values in (targets.scales, targets.log_probabilities, targets.rest)):
-        raise InputError(f"{teacher_dir}: its outputs are not finite; check the teacher, or set precision=fp32")
-
-
 def _by_row(
     targets: CachedTargets, shards: ShardSet, rows: Rows, config: CacheTeacherConfig
 ) -> Iterator[tuple[Array, ...]]:
@@ -271,12 +275,6 @@ def _by_row(
     positions = lengths if config.positions == "all" else shards.mask_counts(rows, np.zeros_like(rows))
     columns = zip(vars(targets).values(), (tokens, tokens, positions, positions, positions), strict=True)
     return zip(*(np.split(values.numpy(), np.cumsum(sizes)[:-1]) for values, sizes in columns), strict=True)
-
-
-def _record_batch(targets: Sequence[Sequence[Array]]) -> pa.RecordBatch:
-    """Return a record batch of the targets of some rows."""
-    arrays = [_list_array(rows, field) for rows, field in zip(zip(*targets, strict=True), TEACHER_TARGETS, strict=True)]
-    return pa.RecordBatch.from_arrays(arrays, schema=TEACHER_TARGETS)
 
 
 def _list_array(rows: Sequence[Array], field: pa.Field) -> pa.ListArray:

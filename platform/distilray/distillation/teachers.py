@@ -9,6 +9,8 @@ from torch import Tensor
 from distilray.distillation.vocabulary_loss import DenseTeacher, SparseTeacher
 from distilray.models.heads import apply_head_transform, decoder
 
+_MAX_INT8 = 127
+
 
 @dataclass(frozen=True)
 class CachedTargets:
@@ -36,6 +38,42 @@ class CachedTargets:
 
     def pin_memory(self) -> "CachedTargets":
         return CachedTargets(*(tensor.pin_memory() for tensor in vars(self).values()))
+
+
+def sample_tokens(
+    probabilities: Tensor, *, top_k: int, samples: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the most probable tokens and a sample of the others as `most_probable` does; nothing remains.
+
+    The expected weight of every token is its probability, because of priority sampling (Duffield et al. 2007): the
+    tokens with the largest p / u, where u is uniform, have the weight max(p, the next such quotient).
+    """
+    top, ids = probabilities.topk(top_k, dim=-1)
+    others = probabilities.scatter(1, ids, -1.0)  # the top tokens are never drawn
+    uniform = torch.rand(others.shape, generator=generator, device=others.device).clamp_min_(1e-12)
+    quotients, drawn = (others / uniform).topk(samples + 1, dim=-1)
+    weights = torch.maximum(others.gather(1, drawn[:, :-1]), quotients[:, -1:])
+    log_weights = torch.cat([top, weights], dim=1).log().clamp_min(torch.finfo(torch.float16).min)
+    return torch.cat([ids, drawn[:, :-1]], dim=1), log_weights.half(), torch.zeros_like(top[:, :1])
+
+
+def most_probable(logits: Tensor, *, top_k: int, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the most probable tokens of logits (rows, vocabulary).
+
+    Returns:
+        ids, (rows, k); log probabilities in fp16, (rows, k); probability of all other tokens in fp32, (rows, 1).
+    """
+    log_p = (logits.float() / temperature).log_softmax(dim=-1)
+    best, ids = log_p.topk(top_k, dim=-1)
+    rest = log_p.exp_().scatter_(1, ids, 0.0).sum(dim=1, keepdim=True)
+    return ids, best.clamp_min(torch.finfo(torch.float16).min).half(), rest
+
+
+def quantize(hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """Return hidden states (tokens, dim) in int8, and their scales (tokens, 1) in fp32."""
+    hidden = hidden.float()
+    scales = hidden.abs().amax(dim=1, keepdim=True).clamp_min(1e-30) / _MAX_INT8  # a token of zeros must not give NaN
+    return (hidden / scales).round().to(torch.int8), scales
 
 
 class Teacher(Protocol):

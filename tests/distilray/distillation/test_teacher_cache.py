@@ -9,13 +9,13 @@ import pyarrow as pa
 import pytest
 import torch
 
-from distilray.config.cache_teacher import TOP_K
+from distilray.config.cache_teacher import SAMPLES, TOP_K
 from distilray.config.distillation import LossConfig
 from distilray.distillation import teacher_cache
 from distilray.distillation.cost import cache_bytes
 from distilray.distillation.objective import DistillationLoss, LossDivisors, TensorBatch
-from distilray.distillation.teacher_cache import TeacherCache, most_probable, quantize
-from distilray.distillation.teachers import CachedTargets, CachedTeacher
+from distilray.distillation.teacher_cache import TeacherCache
+from distilray.distillation.teachers import CachedTargets, CachedTeacher, most_probable, quantize, sample_tokens
 from distilray.errors import InputError
 from distilray.models.masked_lm import load_masked_lm
 from distilray.pretraining_data.batches import collate
@@ -137,6 +137,18 @@ def test_the_remaining_probability_of_a_certain_teacher_is_exact():
     assert sparse.log_probabilities.item() == pytest.approx(-3e-9, rel=1e-5)
 
 
+def test_the_expected_weight_of_every_token_is_its_probability():
+    probabilities = torch.tensor([0.3, 0.05, 0.2, 0.0001, 0.1, 0.15, 0.0499, 0.15]).expand(100_000, -1)
+    generator = torch.Generator().manual_seed(0)
+    ids, log_weights, rest = sample_tokens(probabilities, top_k=1, samples=3, generator=generator)
+    weights = torch.zeros_like(probabilities).scatter(1, ids, log_weights.float().exp())
+    error = weights.std(dim=0) / math.sqrt(len(weights))
+    assert ((weights.mean(dim=0) - probabilities[0]).abs() < 5 * error + 2 * FP16 * probabilities[0]).all()
+    assert (ids[:, 0] == 0).all()
+    assert (ids.sort(dim=1).values.diff(dim=1) > 0).all()  # no token twice
+    assert rest.sum() == 0
+
+
 def test_stored_probabilities_add_up_to_1_with_the_rest(shards, cache_dir):
     batch = TensorBatch.of(collate(shards, planned([4, 9]), pad_id=0))
     targets = TeacherCache(cache_dir(), shards, ALL).of(np.array([4, 9]))
@@ -198,7 +210,7 @@ def test_a_cache_has_one_file_per_shard_with_the_same_number_of_rows(shards_dir,
 def test_the_estimated_size_is_slightly_below_the_actual_one(shards_dir, teacher, cache_dir, changes):
     folder = Path(cache_dir(top_k=16, **changes))
     settings = {"positions": "all", "hidden_states": True, **changes}
-    estimate = cache_bytes(shards_dir, dim=teacher.config.hidden_size, top_k=16, **settings)
+    estimate = cache_bytes(shards_dir, dim=teacher.config.hidden_size, stored=16, **settings)
     assert sorted(estimate) == ["heldout", "train"]
     for split, size in estimate.items():
         written = sum(file.stat().st_size for file in (folder / "teacher").glob(f"{split}-*"))
@@ -208,10 +220,12 @@ def test_the_estimated_size_is_slightly_below_the_actual_one(shards_dir, teacher
 
 @pytest.mark.parametrize(("hidden_states", "limit"), [(True, 1000), (False, 200)])
 def test_a_token_of_bert_base_takes_few_bytes(shards_dir, shards, tmp_path, tokenizer_dir, hidden_states, limit):
-    estimate = cache_bytes(shards_dir, dim=768, top_k=TOP_K, positions="all", hidden_states=hidden_states)
+    estimate = cache_bytes(shards_dir, dim=768, stored=TOP_K + SAMPLES, positions="all", hidden_states=hidden_states)
     assert estimate["train"] <= limit * shards.tokens
     teacher = write_teacher(tmp_path / "teacher", tokenizer_dir, layers=1, dim=768)
-    folder = write_cache(tmp_path / "run", shards_dir, teacher, top_k=TOP_K, hidden_states=hidden_states)
+    folder = write_cache(
+        tmp_path / "run", shards_dir, teacher, top_k=TOP_K, samples=SAMPLES, hidden_states=hidden_states
+    )
     written = sum(file.stat().st_size for file in Path(folder, "teacher").glob("train-*"))
     overhead = 20 * len(shards) + 4096 * len(shards.names)  # five offsets per row, and the frame of an Arrow file
     assert written <= limit * shards.tokens + overhead
@@ -311,3 +325,15 @@ def test_a_cache_of_an_earlier_version_is_refused(cache_dir, shards, tmp_path):
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(InputError, match=r"not a cache of schema teacher_targets/2; .* run jobs\.cache_teacher again"):
         TeacherCache(str(folder), shards, ALL)
+
+
+def test_samples_are_the_same_in_every_run_and_come_after_the_most_probable_tokens(
+    tmp_path, shards, shards_dir, teacher_dir, cache_dir
+):
+    folders = [write_cache(tmp_path / name, shards_dir, teacher_dir, samples=5) for name in ("one", "other")]
+    contents = [json.loads(Path(folder, "manifest.json").read_text())["content_hash"] for folder in folders]
+    assert contents[0] == contents[1]
+    rows = np.arange(5)
+    with_samples, without = (TeacherCache(folder, shards, ALL).of(rows) for folder in (folders[0], cache_dir()))
+    assert torch.equal(with_samples.ids[:, :8], without.ids)
+    assert with_samples.ids.shape[1] == 13
