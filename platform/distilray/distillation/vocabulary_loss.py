@@ -198,7 +198,9 @@ def _run_chunks(
             labels[rows],
             teacher.ids[rows] if isinstance(teacher, SparseTeacher) else None,
         )
-        gradient, chunk_sums = _run_blocks(student, teacher and teacher.targets(rows), settings, factors)
+        gradient, chunk_sums = _run_blocks(
+            student, None if teacher is None else teacher.targets(rows), settings, factors
+        )
         sums += chunk_sums
         if gradients is not None:
             gradients.add(rows, gradient, hidden[rows], matrix)
@@ -213,7 +215,8 @@ def _run_blocks(
     formula = Formula(bool(settings.factors.ce), bool(settings.factors.mse), settings.temperature)
     parts, device, rows = student.parts, factors.device, len(student.labels)
     if settings.compiled and rows > 1:
-        parts, sums = fused_vocabulary_terms(student, targets, factors, formula)
+        gradients, sums = fused_vocabulary_terms(student, targets, factors, formula)
+        parts = tuple(gradients)
     else:
         sums, block_rows = torch.zeros_like(factors), _BLOCK_ROWS.get(device.type, 256)
         for start in range(0, rows, block_rows):
