@@ -76,5 +76,5 @@ def test_the_compiled_function_reads_logits_twice_and_writes_once(caplog, formul
     ):
         fused_vocabulary_terms(*inputs(kind, rows=rows, vocabulary=vocabulary, dtype=torch.bfloat16), FACTORS, formula)
     logits = 2 * rows * vocabulary
-    per_row = 128 * rows  # normalizers, labels, logits at labels
+    per_row = 1024 * rows  # normalizers, labels and known tokens; a quarter of one more pass
     assert logits < metrics.num_bytes_accessed <= (2 * logits_read + 1) * logits + per_row
