@@ -220,7 +220,8 @@ def _run_blocks(
     device, rows = factors.device, len(student.labels)
     parts: Sequence[Tensor] = student.parts
     if settings.compiled and rows > 1:
-        parts, sums = fused_vocabulary_terms(student, targets, factors, formula)
+        gradients, sums = fused_vocabulary_terms(student, targets, factors, formula)
+        parts = tuple(gradients)
     else:
         sums, block_rows = torch.zeros_like(factors), _BLOCK_ROWS.get(device.type, 256)
         for start in range(0, rows, block_rows):
