@@ -22,7 +22,8 @@ class _Dataset:
     def __init__(self, tables: Callable[[], Iterator[pa.Table]]) -> None:
         self._tables = tables
 
-    def map_batches(self, function: Callable[[pa.Table], pa.Table], **_: Any) -> "_Dataset":
+    def map_batches(self, fn: Any, fn_constructor_args: tuple[Any, ...] | None = None, **_: Any) -> "_Dataset":
+        function = fn if fn_constructor_args is None else fn(*fn_constructor_args)
         return _Dataset(lambda: map(function, self._tables()))
 
     def iter_batches(self, **_: Any) -> Iterator[pa.Table]:

@@ -37,7 +37,6 @@ C = TypeVar("C", bound="Config")
 KEEP_TILDE = "keep_tilde"  # if true, `~` is not expanded
 RECIPE_FOLDER = "recipe_folder"  # folder of the recipe file, as a `Path`
 
-
 Kind = Literal["file", "folder", "run", "model", "tokenizer", "causal_model", "glue", "output", "cache"]
 _PREFIXES: Mapping[str, tuple[str, ...]] = {
     "file": (SAMPLE_PREFIX,),

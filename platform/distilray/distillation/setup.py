@@ -105,19 +105,7 @@ class _TrainingRun:
         self._dtype = compute_dtype(config.precision, self._device, any_worker=self._workers.any)
         model, teacher = prepare_models(settings, self._device, self._dtype)
         self._size, self._teacher_size = model_size(model), None if teacher is None else model_size(teacher)
-        cached = settings.teacher_cache_dir is not None
-        compiled_loss = is_loss_compiled(config, self._device.type)
-        if compiled_loss:
-            check_compiler()
-        self._loss_module = DistillationLoss(
-            model,
-            teacher,
-            settings.losses,
-            self._dtype,
-            cached=cached,
-            compiled=is_compiled(config),
-            compiled_loss=compiled_loss,
-        )
+        self._loss_module = self._create_loss(model, teacher)
         module = self._workers.wrap(self._loss_module, self._device)
         self._objective = PretrainingObjective(module, config.seed, self._workers, self._device)
         warmup = config.optimizer.warmup_fraction
@@ -164,6 +152,20 @@ class _TrainingRun:
             stop = train(self._objective, batches, self._updater, self._workers, hooks, start=start, total=total)
             reporter.is_failed = stop is not None
         return stop
+
+    def _create_loss(self, model: Any, teacher: Any | None) -> DistillationLoss:
+        config, compiled_loss = self._config, is_loss_compiled(self._config, self._device.type)
+        if compiled_loss:
+            check_compiler()
+        return DistillationLoss(
+            model,
+            teacher,
+            self._settings.losses,
+            self._dtype,
+            cached=self._settings.teacher_cache_dir is not None,
+            compiled=is_compiled(config),
+            compiled_loss=compiled_loss,
+        )
 
     def _feed(self) -> Feed:
         return Feed(

@@ -67,9 +67,10 @@ def test_a_micro_step_with_cached_targets_never_waits_for_the_device(
     tmp_path, shards_dir, teacher_dir, shards, student, positions
 ):
     folder = write_cache(tmp_path / "cache", shards_dir, teacher_dir, positions=positions)
-    targets = TeacherCache(folder, shards, positions).of(ROWS)
+    losses = LossConfig(ce_positions=positions)
+    targets = TeacherCache(folder, shards, losses).of(ROWS)
     batch = TensorBatch.of(collate(shards, planned(ROWS), pad_id=0), targets)
-    module = DistillationLoss(student, None, LossConfig(ce_positions=positions), cached=True)
+    module = DistillationLoss(student, None, losses, cached=True)
     with Waits() as waits:
         module(batch, step_counts(shards, ROWS))[0].backward()
         module.score(batch, step_counts(shards, ROWS))
