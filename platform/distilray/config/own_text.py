@@ -10,8 +10,8 @@ class ChooseSettingsConfig(RayJobConfig):
     """Recipe of `jobs.choose_settings`."""
 
     text_path: InputFile = Field(
-        description="texts: file, folder (searched recursively), glob pattern with *, or URI; .txt, .jsonl, .csv, .tsv, "
-        ".parquet, also compressed, or a dump of a wiki"
+        description="texts: file, folder (searched recursively), glob pattern with *, or URI; .txt, .jsonl, .csv, "
+        ".tsv, .parquet, also compressed, or a dump of a wiki"
     )
     model_dir: ModelRef = Field(description="encoder to start from: folder, URI or hub:OWNER/NAME")
     training_minutes: Positive | None = Field(

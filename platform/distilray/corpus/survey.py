@@ -202,7 +202,9 @@ def _choose_parquet(files: Sequence[str], sampled: Sequence[str]) -> tuple[dict[
                 batch = next(table.batches(names, rows=_FIRST_ROWS), None)
         except UnreadableError as error:
             raise InputError(f"{uri}: {error}") from None
-        for name in names if batch is not None else ():
+        if batch is None:
+            continue
+        for name in names:
             values.setdefault(name, []).extend(filter(None, batch.column(name).to_pylist()))
     return _text_column(sampled[0], values)
 

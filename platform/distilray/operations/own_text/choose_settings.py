@@ -13,13 +13,14 @@ import yaml
 from tokenizers import Tokenizer
 
 from distilray.config.own_text import ChooseSettingsConfig
+from distilray.config.plan import Precision
 from distilray.corpus.survey import Survey, survey_text
 from distilray.errors import InputError
 from distilray.models.architectures import architecture_of
 from distilray.models.flops import model_size, peak_flops
 from distilray.models.heads import decoder
 from distilray.models.masked_lm import load_masked_lm
-from distilray.models.precision import precision_of, preferred_dtype
+from distilray.models.precision import preferred_dtype
 from distilray.models.sources import localize
 from distilray.operations.own_text.sizing import Hardware, Setting, Sizes, Workload, choose_sizes
 from distilray.operations.plan.machines import CPU, DEVICES
@@ -200,7 +201,7 @@ def _hardware(config: ChooseSettingsConfig) -> Hardware:
     gpus = torch.cuda.device_count() if gpus is None else gpus
     cores = (os.cpu_count() or 1) if cores is None else cores
     device = torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu")
-    precision = precision_of(preferred_dtype(device))
+    precision: Precision = "bf16" if preferred_dtype(device) == torch.bfloat16 else "fp32"
     if not gpus:
         rate = (DEVICES[CPU].peak(precision) or 0.0) * DEVICES[CPU].mfu[precision] * cores
         return Hardware(CPU, 0, cores, _SPEED * rate)
