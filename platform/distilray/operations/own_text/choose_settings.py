@@ -36,7 +36,7 @@ from distilray.runtime.session import ray_session
 RECIPES_FOLDER = "recipes"
 _UNKNOWN_GPU = "A10G"  # a GPU that is not in the table counts as one of these
 _SPEED = 0.8  # share of the estimated speed that is planned with
-_MAX_UNKNOWN = 0.02  # share of unknown tokens above which a tokenizer does not fit a text
+_MAX_UNKNOWN = 0.1  # share of unknown tokens above which a tokenizer does not fit a text
 _SAMPLE_TEXTS, _SAMPLE_CHARS = 200, 2000
 
 Recipes = Mapping[str, Mapping[str, Setting]]
