@@ -15,7 +15,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 # Ray's `uv run` hook would look for a Python outside this environment.
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 
-.PHONY: help setup quickstart serve glue-demo reproduction check test test-all test-docs bench measure golden format lock clean
+.PHONY: help setup quickstart serve mine glue-demo reproduction check test test-all test-docs bench measure golden format lock clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,11 @@ quickstart: setup  ## run the whole pipeline on a sample: dump -> student -> HTT
 
 serve: setup  ## serve the student of the quickstart at http://127.0.0.1:8000
 	@$(BIN)/python -m jobs.serve_fill_mask
+
+mine: setup  ## distill a student for your own text and serve it: make mine TEXT=my-texts/ MODEL=hub:OWNER/NAME
+	@test -n "$(TEXT)" || { echo "make mine: name your text: make mine TEXT=my-texts/ [MODEL=hub:OWNER/NAME]"; exit 2; }
+	@$(BIN)/python -m jobs.run_pipeline jobs/pipelines/mine.yaml text='$(TEXT)' $(if $(MODEL),model='$(MODEL)')
+	@$(BIN)/python -m jobs.serve_fill_mask app.model_dir=runs/mine/student
 
 glue-demo: setup  ## search for fine-tuning settings on a small task in GLUE's format, offline (runs/glue-demo)
 	@$(BIN)/python -m jobs.run_pipeline jobs/pipelines/glue-demo.yaml

@@ -40,6 +40,7 @@ LONG_FILES = (
     "rehearsal/test_jobs.py",
     "pipeline/test_submit.py",
     "pipeline/test_ray_up.py",
+    "pipeline/test_mine.py",
     "pipeline/test_shell_blocks.py",
     "security/test_local_service.py",
 )

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distilray.config.base import RayConfig, locations
-from distilray.config.pipeline import Pipeline, PipelineStage, load_pipeline
+from distilray.config.pipeline import Pipeline, PipelineStage, Values, load_pipeline
 from distilray.errors import InputError
 from distilray.runtime import storage
 from distilray.runtime.command_line import EXIT_CODES, CommandParser
@@ -19,7 +19,7 @@ from distilray.runtime.environment import load_secrets
 from distilray.runtime.job import Quantity
 from distilray.runtime.progress import format_duration
 from distilray.runtime.run_folder import CONFIG_FILE, RunFolder, RunMismatchError, is_complete, read_manifest
-from distilray.stages import STAGES
+from distilray.stages import STAGES, import_object
 
 _COMPLETE = "complete"  # state of a stage in the plan
 # Recipe keys that bound the work of a stage, with their units, for stages whose inputs do not exist yet.
@@ -39,7 +39,10 @@ def run_pipeline_command(argv: Sequence[str] | None, description: str | None, *,
     load_secrets(os.environ)
     pipeline, is_dry_run = read_command(argv, description, recipes=recipes)
     if is_dry_run:
-        Console(width=None if os.isatty(1) else 140).print(plan_table(pipeline))
+        console = Console(width=None if os.isatty(1) else 140)
+        console.print(plan_table(pipeline))
+        for key, value in chosen_settings(pipeline).items():
+            console.print(f"{key:<34} {value}", markup=False, highlight=False, soft_wrap=True)
     else:
         run_pipeline(pipeline)
 
@@ -134,11 +137,16 @@ def plan_table(pipeline: Pipeline) -> Table:
     rows: list[_Row] = []
     table = Table("stage", "state", "work", title="plan, nothing started")
     pending: list[str] = []  # run folders that are still to be written
+    generated: dict[str, tuple[Values, float | None]] = {}  # recipes of pending stages, and expected seconds, by path
     for heading in ("size", "time"):
         table.add_column(heading, justify="right")
     for stage in pipeline.stages:
+        values, seconds = generated.get(str(stage.recipe), (None, None))
         with _stage_errors(stage):
-            row = _row(stage, pending)
+            planned = stage if values is None else stage.with_recipe(values)
+            row = _row(planned, pending, seconds)
+            if not row.is_complete:
+                generated |= _generated_recipes(planned)
         rows.append(row)
         table.add_row(stage.name, *row.cells())
         if not row.is_complete:
@@ -150,12 +158,31 @@ def plan_table(pipeline: Pipeline) -> Table:
     return table
 
 
-def _row(stage: PipelineStage, pending: Sequence[str]) -> _Row:
+def chosen_settings(pipeline: Pipeline) -> dict[str, object]:
+    """Return the plans of the stages that write recipes: what they choose, and why."""
+    chosen: dict[str, object] = {}
+    for stage in pipeline.stages:
+        if STAGES[stage.stage].recipes is not None:
+            with _stage_errors(stage):
+                chosen |= STAGES[stage.stage].job().plan(stage.config())
+    return chosen
+
+
+def _generated_recipes(stage: PipelineStage) -> dict[str, tuple[Values, float | None]]:
+    """Return the recipes that a stage writes for later stages, with the expected seconds of these, by path."""
+    row = STAGES[stage.stage]
+    if row.recipes is None:
+        return {}
+    recipes = import_object(row.recipes)(stage.config())
+    return {storage.join(stage.run_dir, name): entry for name, entry in recipes.items()}
+
+
+def _row(stage: PipelineStage, pending: Sequence[str], expected_s: float | None = None) -> _Row:
     if stage.recipe_is_generated and _is_below(str(stage.recipe), pending):
-        return _row_without_inputs(stage)
+        return _row_without_inputs(stage, expected_s)
     config = stage.config()
     if any(_is_below(location.value, pending) for location in locations(config)):
-        return _row_without_inputs(stage)
+        return _row_without_inputs(stage, expected_s)
     job = STAGES[stage.stage].job()
     pinned, folder = job.prepare(config)
     state = "to resume" if storage.exists(folder.path(CONFIG_FILE)) else "to run"
@@ -168,16 +195,17 @@ def _row(stage: PipelineStage, pending: Sequence[str]) -> _Row:
         work = manifest["run"]["summary"].partition(", ")[0].partition(" (")[0]
         return _Row(_COMPLETE, work, size, manifest["run"]["wall_s"])
     numbers = {item.unit: item.number for item in job.plan(pinned).values() if isinstance(item, Quantity)}
-    size, seconds = numbers.pop("bytes", None), numbers.pop("s", _last_seconds(stage))
+    size, seconds = numbers.pop("bytes", None), numbers.pop("s", _last_seconds(stage) or expected_s)
     return _Row(state, ", ".join(f"{number:,.0f} {unit}" for unit, number in numbers.items()), size, seconds)
 
 
-def _row_without_inputs(stage: PipelineStage) -> _Row:
+def _row_without_inputs(stage: PipelineStage, expected_s: float | None) -> _Row:
     """Return the row of a stage whose inputs do not exist yet."""
     values = stage.known_values()
     work = ", ".join(f"{values[key]:,} {unit}" for key, unit in _BOUNDS.items() if isinstance(values.get(key), int))
     seconds = _last_seconds(stage)
-    return _Row("to run" if seconds is None else "to run again if its inputs change", work, seconds=seconds)
+    state = "to run" if seconds is None else "to run again if its inputs change"
+    return _Row(state, work, seconds=expected_s if seconds is None else seconds)
 
 
 def _last_seconds(stage: PipelineStage) -> float | None:

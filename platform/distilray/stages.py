@@ -34,6 +34,7 @@ class Stage:
         config: class of its recipe.
         plan, run, show, is_view: see `Job`.
         validate: function that checks an output file of the stage and returns a one-line description.
+        recipes: function that returns the recipes that a run would write for later stages.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Stage:
     run: str
     show: str | None = None
     validate: str | None = None
+    recipes: str | None = None
     is_view: bool = False
 
     @property
@@ -64,6 +66,13 @@ class Stage:
 
 
 _ROWS = (
+    Stage(
+        "choose_settings",
+        config="distilray.config.own_text:ChooseSettingsConfig",
+        plan="distilray.operations.own_text.choose_settings:plan_settings",
+        run="distilray.operations.own_text.choose_settings:choose_settings",
+        recipes="distilray.operations.own_text.choose_settings:generated_recipes",
+    ),
     Stage(
         "build_corpus",
         config="distilray.config.corpus:BuildCorpusConfig",

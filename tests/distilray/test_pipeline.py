@@ -11,7 +11,7 @@ from distilray import pipeline as pipelines
 from distilray.config.base import InputDir, InputFile, JobConfig
 from distilray.config.pipeline import load_pipeline
 from distilray.errors import InputError
-from distilray.pipeline import plan_table, read_command, run_pipeline
+from distilray.pipeline import plan_table, read_command, run_pipeline, run_pipeline_command
 from distilray.runtime import storage
 from distilray.runtime.job import Job, Outcome, Quantity
 
@@ -35,9 +35,9 @@ def _plan_copy(config: CopyConfig) -> dict[str, object]:
     return {"time": Quantity("", 90, "s"), "steps": Quantity("", config.max_steps or 1, "steps")}
 
 
-def row(job: Job) -> SimpleNamespace:
+def row(job: Job, recipes: str | None = None) -> SimpleNamespace:
     """Return the row of the stage table for a job."""
-    return SimpleNamespace(config_class=job.config_class, job=lambda: job)
+    return SimpleNamespace(config_class=job.config_class, job=lambda: job, recipes=recipes)
 
 
 class Stages(dict):
@@ -206,6 +206,24 @@ def test_a_stage_with_a_recipe_of_an_earlier_stage_is_planned_before_it_exists(s
     assert "4 steps" in output.getvalue()
     run_pipeline(pipeline)
     assert (folder / "late" / "text").read_text() == (folder / "source").read_text()
+
+
+def recipes_of_text(config: TextConfig) -> dict[str, tuple[dict[str, object], float]]:
+    """Return the recipe for a later stage that a run of `text` would write, and the seconds that it expects."""
+    return {"text": ({"text_dir": config.run_dir, "max_steps": 9}, 150.0)}
+
+
+def test_a_dry_run_plans_with_the_recipes_that_a_stage_announces(stages, folder, capsys):
+    late = {"stage": "copy", "recipe": "${text}/text", "values": {"run_dir": "${folder}/late"}}
+    stages["text"] = row(stages["text"].job(), recipes=f"{__name__}:recipes_of_text")
+    file = write_pipeline(folder, {"text": STAGES["text"], "late": late})
+    run_pipeline_command([file, "--dry-run"], None, recipes=folder)
+    output = capsys.readouterr().out
+    assert "9 steps" in output
+    assert "2 min 30 s" in output
+    assert "in all" in output  # the plan of the stage that chooses, below the table
+    run_pipeline_command([file, "--dry-run", "late.max_steps=3"], None, recipes=folder)
+    assert "3 steps" in capsys.readouterr().out
 
 
 def test_options_of_the_command_may_be_between_its_arguments(stages, folder):

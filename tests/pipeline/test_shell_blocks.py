@@ -22,6 +22,7 @@ LIMIT_S = 240
 CARD, HUB = "jobs/recipes/{0}/card.yaml", "tests/jobs/test_dry_runs.py: the whole Wikipedia and a model of the hub"
 ELSEWHERE = {
     "make quickstart": "tests/pipeline/test_quickstart.py",
+    "make mine": "tests/pipeline/test_mine.py",
     "make test": "runs this test",
     "make serve": "tests/security/test_local_service.py",
     "source .venv/bin/activate": "the environment of this test",

@@ -1,0 +1,1 @@
+"""Settings for a pipeline on text of which nothing is known beforehand."""

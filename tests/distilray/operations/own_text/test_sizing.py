@@ -1,0 +1,89 @@
+"""Sizes of the stages for a text, a model and a machine."""
+
+from dataclasses import replace
+
+import pytest
+
+from distilray.config.corpus import BuildCorpusConfig
+from distilray.config.distillation import DistillConfig, TrainTeacherConfig
+from distilray.config.pretraining_data import EncodeCorpusConfig
+from distilray.models.flops import ModelSize
+from distilray.operations.own_text.sizing import Hardware, Workload, choose_sizes
+
+MINILM = ModelSize(layers=6, dim=384, hidden_dim=1536, vocabulary=30_522)
+BASE = ModelSize(layers=12, dim=768, hidden_dim=3072, vocabulary=30_522)
+TEXT = Workload(20_000_000, 5_000_000, 300, False, MINILM, 3, False, 512)
+CPU = Hardware("CPU core", 0, 2, 240e9)
+GPU = Hardware("NVIDIA H200", 1, 16, 300e12)
+CASES = {
+    "two cores": (TEXT, CPU),
+    "little text": (replace(TEXT, text_bytes=100_000, text_tokens=25_000), CPU),
+    "much text": (replace(TEXT, text_bytes=2_000_000_000, text_tokens=500_000_000), CPU),
+    "one GPU": (replace(TEXT, model=BASE, student_layers=6), GPU),
+    "eight GPUs": (replace(TEXT, model=BASE, student_layers=6), replace(GPU, gpus=8)),
+    "short model": (replace(TEXT, max_length=64), GPU),
+}
+
+
+def values(sizes, stage):
+    return {key: setting.value for key, setting in sizes.settings[stage].items()}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_settings_are_valid_recipes(name):
+    sizes = choose_sizes(*CASES[name])
+    paths = {"run_dir": "-", "shards_dir": "-"}
+    BuildCorpusConfig.model_validate({"run_dir": "-", "sources": [{"path": "-"}], **values(sizes, "build_corpus")})
+    encode = {"run_dir": "-", "corpus_dir": "-", "tokenizer_dir": "-", **values(sizes, "encode_corpus")}
+    EncodeCorpusConfig.model_validate(encode)
+    TrainTeacherConfig.model_validate({**paths, "encoder_dir": "-", **values(sizes, "train_teacher")})
+    DistillConfig.model_validate({**paths, "teacher_dir": "-", **values(sizes, "distill")})
+
+
+@pytest.mark.parametrize("minutes", [2.0, 10.0])
+def test_training_fills_the_time_if_there_is_enough_text(minutes):
+    sizes = choose_sizes(*CASES["much text"], training_minutes=minutes)
+    training = sum(sizes.seconds[stage] for stage in ("train_teacher", "distill"))
+    assert training == pytest.approx(60 * minutes, rel=0.1, abs=45)  # plus the start of two jobs
+
+
+def test_training_never_exceeds_three_epochs_over_all_copies():
+    work, hardware = CASES["little text"]
+    sizes = choose_sizes(work, hardware, training_minutes=1000)
+    shards = values(sizes, "encode_corpus")
+    for stage in ("train_teacher", "distill"):
+        settings = values(sizes, stage)
+        tokens = settings["max_steps"] * settings["batch_size"] * shards["max_seq_length"]
+        assert tokens <= 3 * shards["dupe_factor"] * work.text_tokens
+    assert shards["dupe_factor"] == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "length", "workers", "use_gpu"),
+    [
+        ("two cores", 128, 1, False),
+        ("one GPU", 512, 1, True),
+        ("eight GPUs", 512, 8, True),
+        ("short model", 64, 1, True),
+    ],
+)
+def test_length_and_workers_follow_from_the_machine(name, length, workers, use_gpu):
+    sizes = choose_sizes(*CASES[name])
+    scaling = values(sizes, "distill")["scaling"]
+    assert values(sizes, "encode_corpus")["max_seq_length"] == length
+    assert (scaling["num_workers"], scaling["use_gpu"]) == (workers, use_gpu)
+
+
+def test_documents_of_one_sentence_are_not_dropped():
+    sizes = choose_sizes(replace(TEXT, has_single_sentences=True), CPU)
+    assert values(sizes, "build_corpus")["filters"]["min_sentences"] == 1
+    assert "filters" not in values(choose_sizes(TEXT, CPU), "build_corpus")
+
+
+def test_a_trained_head_is_adapted_with_a_lower_rate():
+    fresh, trained = (
+        values(choose_sizes(replace(TEXT, has_head=has_head), CPU), "train_teacher")["optimizer"]
+        for has_head in (False, True)
+    )
+    assert trained["learning_rate"] < fresh["learning_rate"] < fresh["head_learning_rate"]
+    assert "head_learning_rate" not in trained
