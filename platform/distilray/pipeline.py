@@ -3,7 +3,7 @@
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from rich.table import Table
 
 from distilray.config.base import RayConfig, locations
 from distilray.config.pipeline import Pipeline, PipelineStage, Values, load_pipeline
+from distilray.config.recipe import merge_values
 from distilray.errors import InputError
 from distilray.runtime import storage
 from distilray.runtime.command_line import EXIT_CODES, CommandParser
@@ -143,7 +144,7 @@ def plan_table(pipeline: Pipeline) -> Table:
     for stage in pipeline.stages:
         values, seconds = generated.get(str(stage.recipe), (None, None))
         with _stage_errors(stage):
-            planned = stage if values is None else stage.with_recipe(values)
+            planned = stage if values is None else _with_recipe(stage, values)
             row = _row(planned, pending, seconds)
             if not row.is_complete:
                 generated |= _generated_recipes(planned)
@@ -156,6 +157,11 @@ def plan_table(pipeline: Pipeline) -> Table:
     size = _total([row.size for row in rows], _format_bytes)
     table.add_row("all", state, "", size, _total([row.seconds for row in rows if not row.is_complete], format_duration))
     return table
+
+
+def _with_recipe(stage: PipelineStage, values: Values) -> PipelineStage:
+    """Return a stage with the values of a recipe that an earlier stage will write."""
+    return replace(stage, recipe=None, recipe_is_generated=False, values=merge_values(values, stage.values))
 
 
 def chosen_settings(pipeline: Pipeline) -> dict[str, object]:

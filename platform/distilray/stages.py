@@ -266,14 +266,8 @@ def command(name: str, description: str | None) -> Callable[..., int]:
         return str(import_object(str(stage.validate))(file))
 
     def main(argv: Sequence[str] | None = None) -> int:
-        return run_command(
-            name,
-            stage.job,
-            lambda: stage.config_class,
-            argv,
-            description=description,
-            validate=validate if stage.validate else None,
-        )
+        check = validate if stage.validate else None
+        return run_command(name, stage.job, lambda: stage.config_class, argv, description=description, validate=check)
 
     return main
 

@@ -110,10 +110,6 @@ class PipelineStage:
         """Return all values, except those of a generated recipe."""
         return self._apply_to(read_yaml(self.recipe) if self.recipe and not self.recipe_is_generated else {})
 
-    def with_recipe(self, values: Values) -> "PipelineStage":
-        """Return the stage with the values of a recipe that an earlier stage generates."""
-        return replace(self, recipe=None, recipe_is_generated=False, values=merge_values(values, self.values))
-
     def partial_config(self) -> JobConfig:
         """Return the config or, if the recipe is generated, an unvalidated config with only the known locations."""
         if not self.recipe_is_generated:

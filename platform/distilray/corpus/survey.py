@@ -99,16 +99,16 @@ def survey_text(path: str) -> Survey:
     """
     files: dict[str, list[str]] = {}
     skipped: Counter[str] = Counter()
-    found = find_files(resolve_sample(path))
-    for uri in found:
+    uris = find_files(resolve_sample(path))
+    for uri in uris:
         kind = next((kind for kind in _ORDER if SOURCE_KINDS[kind].is_input(uri)), None)
         if kind is None or not storage.file_size(uri):
             skipped[split_suffix(uri)[2] or "no suffix"] += 1
         else:
             files.setdefault(kind, []).append(uri)
     if not files:
-        fix = next(filter(None, map(suggested_fix, found)), "provide .txt, .jsonl, .csv, .parquet or a wiki dump")
-        raise InputError(f"{path}: no text in {len(found):,} file(s); {fix}")
+        fix = next(filter(None, map(suggested_fix, uris)), "provide .txt, .jsonl, .csv, .parquet or a wiki dump")
+        raise InputError(f"{path}: no text in {len(uris):,} file(s); {fix}")
     sources = [_survey_kind(kind, path, uris) for kind, uris in files.items()]
     languages = Counter(detect_language(text)[0] for source in sources for text in source.samples[:_LANGUAGE_DOCUMENTS])
     if not languages:

@@ -12,8 +12,8 @@ import torch
 import yaml
 from tokenizers import Tokenizer
 
+from distilray.config.base import Precision
 from distilray.config.own_text import ChooseSettingsConfig
-from distilray.config.plan import Precision
 from distilray.corpus.survey import Survey, survey_text
 from distilray.errors import InputError
 from distilray.models.architectures import architecture_of
