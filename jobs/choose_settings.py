@@ -1,10 +1,11 @@
-"""Choose the settings of the pipeline for your own text: survey text, model and machine, and write a recipe per stage.
+"""Choose the settings of jobs/pipelines/mine.yaml for a text, a model and a machine, and write a recipe per stage.
 
-    python -m jobs.choose_settings --recipe FILE [--dry-run] [a.b=value ...]
-    python -m jobs.run_pipeline jobs/pipelines/mine.yaml text=my-texts/ model=hub:OWNER/NAME
+    python -m jobs.choose_settings --recipe jobs/recipes/choose_settings/quickstart.yaml [--dry-run] [a.b=value ...]
+    ray job submit --address ADDRESS --working-dir . --runtime-env jobs/runtime_env.yaml -- \
+        python -m jobs.choose_settings --recipe jobs/recipes/choose_settings/quickstart.yaml
 
 Reads:  samples of the text files, and the model.
-Writes: recipes/STAGE.yaml in run_dir, each line with its reason.
+Writes: recipes/STAGE.yaml in run_dir, with a reason for each line.
 """
 
 import sys

@@ -37,7 +37,8 @@ DIFFERENCES = {
 
 def stages_of(pipeline, *arguments):
     file = str(FOLDER / f"{pipeline}.yaml")
-    stages = load_pipeline(file, arguments, STAGES, recipes=run_pipeline.RECIPES).stages
+    required = ["text=my-texts"] if pipeline == "mine" else []
+    stages = load_pipeline(file, [*required, *arguments], STAGES, recipes=run_pipeline.RECIPES).stages
     return {stage.name: stage for stage in stages}
 
 

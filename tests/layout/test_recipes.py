@@ -12,7 +12,6 @@ from tests.jobs.recipe_inputs import job_of
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "jobs" / "recipes").glob("*/*.yaml"))
-WITHOUT_RECIPE = {"choose_settings"}  # jobs/pipelines/mine.yaml sets its keys
 
 
 def config_of(name: str) -> type[Config]:
@@ -34,5 +33,5 @@ def test_a_shipped_recipe_is_valid_for_its_job(recipe: Path) -> None:
 def test_every_stage_has_a_job_and_a_recipe_in_the_folder_of_the_job() -> None:
     jobs = {file.stem for file in (ROOT / "jobs").glob("*.py")}
     assert set(STAGES) <= jobs
-    assert set(STAGES) - WITHOUT_RECIPE <= set(map(job_of, RECIPES))
+    assert set(STAGES) <= set(map(job_of, RECIPES))
     assert {file for file in (ROOT / "jobs" / "recipes").rglob("*") if file.is_file()} == set(RECIPES)

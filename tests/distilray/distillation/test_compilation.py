@@ -68,6 +68,7 @@ def assert_equal_steps(eager, compiled, batches):
     assert not counters["graph_break"]
 
 
+@pytest.mark.slow
 def test_a_compiled_layer_equals_the_eager_one_for_all_shapes(monkeypatch, teacher_dir, batches):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))  # no C++ compiler
     eager, compiled = (

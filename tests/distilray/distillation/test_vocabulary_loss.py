@@ -194,9 +194,7 @@ def fresh_compiler():
     torch.compiler.reset()
 
 
-COMPILED_CASES = {
-    name: pytest.param(*CASES[name], marks=[] if name == "mostly ce" else pytest.mark.slow) for name in CASES
-}
+COMPILED_CASES = {name: pytest.param(*CASES[name], marks=pytest.mark.slow) for name in CASES}
 
 
 @pytest.mark.usefixtures("fresh_compiler")

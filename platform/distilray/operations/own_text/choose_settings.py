@@ -35,6 +35,7 @@ from distilray.runtime.session import ray_session
 
 RECIPES_FOLDER = "recipes"
 _UNKNOWN_GPU = "A10G"  # a GPU that is not in the table counts as one of these
+_GPU_UTILIZATION = 0.25  # of the peak; see the projections of `jobs.plan`
 _SPEED = 0.8  # share of the estimated speed that is planned with
 _MAX_UNKNOWN = 0.1  # share of unknown tokens above which a tokenizer does not fit a text
 _SAMPLE_TEXTS, _SAMPLE_CHARS = 200, 2000
@@ -207,7 +208,7 @@ def _hardware(config: ChooseSettingsConfig) -> Hardware:
         return Hardware(CPU, 0, cores, _SPEED * rate)
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else _UNKNOWN_GPU
     peak = peak_flops(name, "bf16") or peak_flops(_UNKNOWN_GPU, "bf16") or 0.0
-    return Hardware(name, gpus, cores, _SPEED * peak * DEVICES[_UNKNOWN_GPU].mfu["bf16"])
+    return Hardware(name, gpus, cores, _SPEED * peak * _GPU_UTILIZATION)
 
 
 def _inline(value: Any) -> str:
