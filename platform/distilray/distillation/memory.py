@@ -12,7 +12,7 @@ import torch
 
 from distilray.config.distillation import LossConfig, TrainingConfig
 from distilray.distillation.preparation import is_loss_compiled
-from distilray.distillation.vocabulary_loss import _BLOCK_ROWS, _CHUNK_ROWS
+from distilray.distillation.vocabulary_loss import BLOCK_ROWS, CHUNK_ROWS
 from distilray.models.flops import ModelSize, model_size
 from distilray.models.masked_lm import count_parameters
 from distilray.models.precision import DTYPES, preferred_dtype
@@ -151,12 +151,12 @@ class _Step:
     @property
     def vocabulary(self) -> int:
         """Working memory of the vocabulary loss: logits of a chunk, their gradient, and the gradient of the matrix."""
-        chunk = min(self.rows, _CHUNK_ROWS[self.device])
+        chunk = min(self.rows, CHUNK_ROWS[self.device])
         models = 1 + self.has_teacher
         if is_loss_compiled(self.config, self.device):
             logits = (models + 1) * chunk * self.width
         else:
-            logits = models * chunk * self.width + _FP32_BLOCKS * min(chunk, _BLOCK_ROWS[self.device]) * _FP32
+            logits = models * chunk * self.width + _FP32_BLOCKS * min(chunk, BLOCK_ROWS[self.device]) * _FP32
         return (logits + self.size.dim * _FP32) * self.size.vocabulary
 
     @property

@@ -26,14 +26,14 @@ from distilray.distillation.vocabulary_terms import (
     vocabulary_terms,
 )
 
-__all__ = ["IGNORE_INDEX", "DenseTeacher", "Factors", "SparseTeacher", "vocabulary_loss"]
+__all__ = ["BLOCK_ROWS", "CHUNK_ROWS", "IGNORE_INDEX", "DenseTeacher", "Factors", "SparseTeacher", "vocabulary_loss"]
 
 # Rows whose logits exist at the same time, in the dtype of the forward pass: 512 x 30,522 in bf16 take 31 MB, as much
 # again for the teacher, and for the gradient if it is computed by the compiled function.
-_CHUNK_ROWS = {"cpu": 512, "cuda": 4096}
+CHUNK_ROWS = {"cpu": 512, "cuda": 4096}
 # Rows that are converted to fp32 at the same time without compilation. On a CPU they must fit in the cache; on a GPU
 # they bound the memory, 125 MB for each intermediate result.
-_BLOCK_ROWS = {"cpu": 16, "cuda": 1024}
+BLOCK_ROWS = {"cpu": 16, "cuda": 1024}
 # Padding of the vocabulary. The fastest kernels of cuBLAS and Triton need rows that start at multiples of 16 bytes.
 _VOCABULARY_MULTIPLE = {"cuda": 64}
 _PADDING_LOGIT = -30000.0  # representable in fp16; its probability is 0 at any usual temperature
@@ -192,7 +192,7 @@ def _run_chunks(
     gradients: _Gradients | None,
 ) -> Tensor:
     """Return the sums of `ce`, `mlm` and `mse` over all rows, (3,), and complete the gradients."""
-    teacher, chunk_rows = settings.teacher, _CHUNK_ROWS.get(hidden.device.type, 1024)
+    teacher, chunk_rows = settings.teacher, CHUNK_ROWS.get(hidden.device.type, 1024)
     if isinstance(teacher, DenseTeacher):
         teacher = DenseTeacher(teacher.hidden, *_pad(teacher.weight, teacher.bias.to(teacher.weight.dtype)))
     sums = torch.zeros(3, dtype=torch.float32, device=hidden.device)
@@ -223,7 +223,7 @@ def _run_blocks(
         gradients, sums = fused_vocabulary_terms(student, targets, factors, formula)
         parts = tuple(gradients)
     else:
-        sums, block_rows = torch.zeros_like(factors), _BLOCK_ROWS.get(device.type, 256)
+        sums, block_rows = torch.zeros_like(factors), BLOCK_ROWS.get(device.type, 256)
         for start in range(0, rows, block_rows):
             block = slice(start, start + block_rows)
             logits = student.select(block)

@@ -167,8 +167,8 @@ def assert_same(result, expected, tolerance=FP32):
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 4.5])
 @pytest.mark.parametrize(("chunk", "block"), [(512, 16), (9, 4), (4, 3), (5, 7), (1, 1)])
 def test_loss_terms_and_gradients_match_the_formulas(monkeypatch, factors, top_k, temperature, chunk, block):
-    monkeypatch.setattr(vocabulary, "_CHUNK_ROWS", {"cpu": chunk})
-    monkeypatch.setattr(vocabulary, "_BLOCK_ROWS", {"cpu": block})
+    monkeypatch.setattr(vocabulary, "CHUNK_ROWS", {"cpu": chunk})
+    monkeypatch.setattr(vocabulary, "BLOCK_ROWS", {"cpu": block})
     student, teacher = create_student(), create_teacher(top_k, temperature=temperature)
     tensors = [*vars(student).values(), *vars(teacher).values(), LABELS]
     before = [tensor.detach().clone() for tensor in tensors]
@@ -200,7 +200,7 @@ COMPILED_CASES = {name: pytest.param(*CASES[name], marks=pytest.mark.slow) for n
 @pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize(("factors", "top_k"), COMPILED_CASES.values(), ids=COMPILED_CASES)
 def test_one_compiled_function_matches_the_formulas_for_any_rows_and_factors(monkeypatch, factors, top_k):
-    monkeypatch.setattr(vocabulary, "_CHUNK_ROWS", {"cpu": 7})
+    monkeypatch.setattr(vocabulary, "CHUNK_ROWS", {"cpu": 7})
     with torch._dynamo.config.patch(error_on_recompile=True):
         for rows, share in [(ROWS, 1.0), (5, 0.3), (12, 1.0), (8, 0.01)]:
             student, teacher, labels = (
@@ -357,8 +357,8 @@ class LargestLogits(TorchDispatchMode):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_at_most_one_chunk_of_logits_and_one_block_in_fp32_exist_at_once(monkeypatch, dtype, factors, top_k):
     chunk, block, rows = 40, TEACHER_DIM + 1, 10 * ROWS  # a transposed matrix has as many rows as there are dimensions
-    monkeypatch.setattr(vocabulary, "_CHUNK_ROWS", {"cpu": chunk})
-    monkeypatch.setattr(vocabulary, "_BLOCK_ROWS", {"cpu": block})
+    monkeypatch.setattr(vocabulary, "CHUNK_ROWS", {"cpu": chunk})
+    monkeypatch.setattr(vocabulary, "BLOCK_ROWS", {"cpu": block})
     student, teacher = create_student(rows=rows, dtype=dtype), create_teacher(top_k, rows=rows, dtype=dtype)
     with LargestLogits() as largest:
         run(student, teacher, factors, labels=LABELS.repeat(10))
