@@ -3,7 +3,6 @@
 import functools
 import os
 import re
-import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -183,7 +182,6 @@ def _workload(survey: Survey, model: Any, tokenizer: Tokenizer, name: str, unkno
     return Workload(
         text_bytes=survey.text_bytes,
         text_tokens=max(1, round(survey.text_bytes * tokens_per_byte)),
-        document_tokens=round(statistics.median(len(text.encode()) for text in survey.samples) * tokens_per_byte),
         has_single_sentences=survey.sentences_per_document < 2,
         model=model_size(model),
         student_layers=max(1, config.num_hidden_layers // 2),

@@ -29,7 +29,6 @@ class Workload:
 
     Attributes:
         text_bytes, text_tokens: estimates.
-        document_tokens: median length of a document.
         has_single_sentences: most documents have only one sentence.
         has_head: the model has a trained masked-LM head.
         max_length: number of positions of the model.
@@ -37,7 +36,6 @@ class Workload:
 
     text_bytes: int
     text_tokens: int
-    document_tokens: int
     has_single_sentences: bool
     model: ModelSize
     student_layers: int

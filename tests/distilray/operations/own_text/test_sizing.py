@@ -12,7 +12,7 @@ from distilray.operations.own_text.sizing import Hardware, Workload, choose_size
 
 MINILM = ModelSize(layers=6, dim=384, hidden_dim=1536, vocabulary=30_522)
 BASE = ModelSize(layers=12, dim=768, hidden_dim=3072, vocabulary=30_522)
-TEXT = Workload(20_000_000, 5_000_000, 300, False, MINILM, 3, False, 512)
+TEXT = Workload(20_000_000, 5_000_000, False, MINILM, 3, False, 512)
 CPU = Hardware("CPU core", 0, 2, 240e9)
 GPU = Hardware("NVIDIA H200", 1, 16, 300e12)
 CASES = {
