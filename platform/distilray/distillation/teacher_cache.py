@@ -197,8 +197,6 @@ class FrozenTeacher:
 def write_targets(shards: ShardSet, teacher: FrozenTeacher, uri: str, *, pad_id: int) -> dict[str, Any]:
     """Write the targets of all rows of some shards, atomically. Other threads prepare batches, hash and write.
 
-    One thread prepares batches, one runs the teacher, and this one copies to the host, hashes and writes.
-
     Returns:
         The file's manifest entry, plus `kept`: the sum of the `top_k` probabilities over all positions.
 
