@@ -126,7 +126,7 @@ def service(folders):
     config = FillMaskAppConfig.model_validate(
         {
             "model_dir": first,
-            "dtype": "float32",
+            "precision": "fp32",
             "extra_models": {"second": second, "broken": broken, "third": first},
             "limits": {"max_concurrent_requests": 64},
         }
