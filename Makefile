@@ -52,7 +52,7 @@ glue-demo: setup  ## search for fine-tuning settings on a small task in GLUE's f
 reproduction: setup  ## reproduce the claim of DistilBERT in miniature (2.5 h): make reproduction GLUE=FOLDER
 	@$(BIN)/python -m jobs.run_pipeline jobs/pipelines/reproduction.yaml $(if $(GLUE),glue='$(GLUE)') $(STAGES)
 
-check: setup  ## check format, lint, types and import rules; run the fast tests (2.5 minutes)
+check: setup  ## check format, lint, types and import rules; run the fast tests (3 minutes)
 	@test ! -e platform/__init__.py || { echo "platform/__init__.py shadows the standard library module platform: remove it"; exit 1; }
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -66,7 +66,7 @@ test: check  ## run check and the most important slow tests: pipeline, job, serv
 
 # Two files run at a time, because slow tests mostly wait for Ray's processes. The tests of the service have time
 # limits, so they run one after the other.
-test-all: check  ## run check and all slow tests: Ray clusters, jobs, HTTP, browsers, faults (25 minutes)
+test-all: check  ## run check and all slow tests: Ray clusters, jobs, HTTP, browsers, faults (half an hour)
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile $(SERVICE_TESTS:%=--ignore=%) $(call RESULTS,slow)
 	$(BIN)/python -m pytest -m slow $(SERVICE_TESTS) $(call RESULTS,service)
 
