@@ -151,16 +151,14 @@ def _sample(source: Source, uri: str) -> tuple[list[str], float]:
 def _choose_text(files: Sequence[str], sampled: Sequence[str]) -> tuple[dict[str, Any], str]:
     """Choose between books and the three ways to divide a text file into documents."""
     heads = [_head(uri) for uri in sampled]
-    sizes = [storage.file_size(uri) or 0 for uri in sampled]
-    if sum(map(is_wrapped, heads)) > len(heads) / 2 and statistics.median(sizes) > _BOOK_BYTES:
+    median_size = statistics.median(storage.file_size(uri) or 0 for uri in sampled)
+    wrapped = sum(map(is_wrapped, heads)) > len(heads) / 2
+    if wrapped and median_size > _BOOK_BYTES:
         return {"kind": "books"}, "long files with wrapped lines"
-    blank = sum(head.count("\n\n") for head in heads)
-    lines = sum(head.count("\n") for head in heads)
-    if len(files) >= _MANY_FILES and statistics.median(sizes) <= _SMALL_FILE_BYTES:
-        hard_wrapped = sum(map(is_wrapped, heads)) > len(heads) / 2
-        return {"document_per": "file", "hard_wrapped": hard_wrapped}, "many small files, one document each"
+    if len(files) >= _MANY_FILES and median_size <= _SMALL_FILE_BYTES:
+        return {"document_per": "file", "hard_wrapped": wrapped}, "many small files, one document each"
+    blank, lines = (sum(head.count(line_end) for head in heads) for line_end in ("\n\n", "\n"))
     if blank > _BLANK_SHARE * lines:
-        wrapped = sum(map(is_wrapped, heads)) > len(heads) / 2
         return {"document_per": "blank_line", "hard_wrapped": wrapped}, "blank lines separate the documents"
     return {"document_per": "line"}, "every line is a document"
 

@@ -19,7 +19,7 @@ from distilray.models.architectures import architecture_of
 from distilray.models.flops import model_size, peak_flops
 from distilray.models.heads import decoder
 from distilray.models.masked_lm import load_masked_lm
-from distilray.models.precision import preferred_dtype
+from distilray.models.precision import cpu_has_bf16
 from distilray.models.sources import localize
 from distilray.operations.own_text.sizing import Hardware, Setting, Sizes, Workload, choose_sizes
 from distilray.operations.plan.machines import CPU, DEVICES
@@ -75,15 +75,15 @@ def plan_settings(config: ChooseSettingsConfig) -> dict[str, object]:
 def choose_settings(config: ChooseSettingsConfig, folder: RunFolder) -> Outcome:
     """Write one recipe per stage."""
     choice = choose(config)
-    for name, text in recipe_files(choice.recipes).items():
+    files, description = recipe_files(choice.recipes), describe(choice)
+    for name, text in files.items():
         storage.write_bytes(folder.path(name), text.encode())
-    description = describe(choice)
     counts = {
         "language": choice.language,
         "text_bytes": choice.survey.text_bytes,
         "text_tokens": choice.work.text_tokens,
     }
-    outputs = folder.describe_outputs(recipe_files(choice.recipes))
+    outputs = folder.describe_outputs(files)
     return Outcome(f"{description['text']}; {description['time']}", counts, outputs)
 
 
@@ -199,9 +199,8 @@ def _hardware(config: ChooseSettingsConfig) -> Hardware:
         cores = int(max(node.get("CPU", 1) for node in nodes)) if cores is None else cores
     gpus = torch.cuda.device_count() if gpus is None else gpus
     cores = (os.cpu_count() or 1) if cores is None else cores
-    device = torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu")
-    precision: Precision = "bf16" if preferred_dtype(device) == torch.bfloat16 else "fp32"
     if not gpus:
+        precision: Precision = "bf16" if cpu_has_bf16() else "fp32"
         rate = (DEVICES[CPU].peak(precision) or 0.0) * DEVICES[CPU].mfu[precision] * cores
         return Hardware(CPU, 0, cores, _SPEED * rate)
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else _UNKNOWN_GPU

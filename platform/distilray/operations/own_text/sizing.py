@@ -121,9 +121,13 @@ def _tokens_per_s(work: Workload, hardware: Hardware, stage: str, length: int) -
     return hardware.workers * hardware.flops_per_s * tokens / flops
 
 
+def _chunk_size(work: Workload, hardware: Hardware) -> Setting:
+    megabytes = work.text_bytes / _MB / (4 * hardware.cores)
+    return Setting(min(8.0, max(0.2, round(megabytes, 1))), f"about four chunks for each of {hardware.cores} cores")
+
+
 def _corpus_settings(work: Workload, hardware: Hardware) -> dict[str, Setting]:
-    chunk_mb = min(8.0, max(0.2, round(work.text_bytes / _MB / (4 * hardware.cores), 1)))
-    settings = {"chunk_mb": Setting(chunk_mb, f"about four chunks for each of {hardware.cores} cores")}
+    settings = {"chunk_mb": _chunk_size(work, hardware)}
     if work.has_single_sentences:
         filters = {"min_sentences": 1, "min_words": 5}
         settings["filters"] = Setting(filters, "most documents have a single sentence, which the defaults would drop")
@@ -135,13 +139,12 @@ def _shard_settings(
 ) -> dict[str, Setting]:
     examples = copies * work.text_tokens / length
     heldout = round(min(_MAX_HELDOUT, max(0.01, _HELDOUT_EXAMPLES / examples)), 3)
-    chunk_mb = min(8.0, max(0.2, round(work.text_bytes / _MB / (4 * hardware.cores), 1)))
     return {
         "max_seq_length": Setting(length, "full length" if on_gpu else "short enough for training on CPUs"),
         "short_seq_prob": Setting(0.0, "no short pairs, to make the most of each step"),
         "dupe_factor": Setting(copies, f"copies with other pairs and masks; the text has {work.text_tokens:,} tokens"),
         "heldout_fraction": Setting(heldout, f"about {heldout * examples:,.0f} examples, whole documents"),
-        "chunk_mb": Setting(chunk_mb, f"about four chunks for each of {hardware.cores} cores"),
+        "chunk_mb": _chunk_size(work, hardware),
         "rows_per_shard": Setting(50_000 if on_gpu else 4000, "several shards"),
     }
 
