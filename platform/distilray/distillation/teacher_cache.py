@@ -180,7 +180,13 @@ class FrozenTeacher:
         tokens = batch.token_index
         positions = tokens if self.config.positions == "all" else batch.mask_index
         with autocast(self.device, self._dtype):
-            states = encode(self._model, batch.input_ids, batch.attention_mask, batch.token_type_ids)
+            states = encode(
+                self._model,
+                batch.input_ids,
+                batch.attention_mask,
+                batch.token_type_ids,
+                has_padding=batch.has_padding,
+            )
             chunks = [self._select(select_rows(states, rows), generator) for rows in positions.split(_LOGIT_ROWS)]
         hidden = select_rows(states, tokens if self.config.hidden_states else tokens[:0])
         ids, log_p, rest = (torch.cat(column) for column in zip(*chunks, strict=True))
