@@ -186,14 +186,21 @@ def _softmax(logits: list[Tensor], temperature: float = 1.0) -> _Softmax:
     # reorder a plain division and the maximum, and no longer recognize them.
     if temperature != 1.0:
         logits = [part.div_(temperature, rounding_mode=None) for part in logits]
-    largest = reduce(torch.maximum, [part.amax(dim=-1, keepdim=True) for part in logits])
-    shifted = [part.sub_(largest) for part in logits]
-    powers = [part.exp() for part in shifted]
-    totals = [part.sum(dim=-1, keepdim=True) for part in powers]
-    total = reduce(torch.add, totals)
-    if torch.compiler.is_compiling():  # without a second use of the powers, which the compiler would store
+    maxima = [part.amax(dim=-1, keepdim=True) for part in logits]
+    largest = reduce(torch.maximum, maxima)
+    if torch.compiler.is_compiling():
+        # Each part is shifted by its own maximum first, so that the compiler recognizes the softmax. The powers have no
+        # second use, for which the compiler would store them.
+        totals = [(part - top).exp().sum(dim=-1, keepdim=True) for part, top in zip(logits, maxima, strict=True)]
+        totals = [total * (top - largest).exp() for total, top in zip(totals, maxima, strict=True)]
+        total = reduce(torch.add, totals)
+        shifted = [part - largest for part in logits]
         probabilities = [(part - total.log()).exp() for part in shifted]
     else:
+        shifted = [part.sub_(largest) for part in logits]
+        powers = [part.exp() for part in shifted]
+        totals = [part.sum(dim=-1, keepdim=True) for part in powers]
+        total = reduce(torch.add, totals)
         probabilities = [part.div_(total) for part in powers]
     return _Softmax(shifted, probabilities, totals, largest, total)
 

@@ -61,7 +61,7 @@ def test_no_decision_depends_on_the_values_of_tensors(formula, kind):
 @pytest.mark.slow  # compiles
 @pytest.mark.parametrize(
     ("formula", "kind", "logits_read"),
-    [(KL, "dense", 2), (Formula(False, False, 2.0), None, 1)],
+    [(KL, "dense", 2), (KL, "sparse", 1), (Formula(False, False, 2.0), None, 1)],
 )
 def test_the_compiled_function_reads_logits_twice_and_writes_once(caplog, formula, kind, logits_read):
     rows, vocabulary = 256, 2048
