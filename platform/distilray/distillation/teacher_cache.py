@@ -23,7 +23,6 @@ from distilray.distillation.objective import TensorBatch
 from distilray.distillation.teachers import CachedTargets, most_probable, quantize, sample_tokens, select_rows
 from distilray.errors import InputError
 from distilray.models.heads import vocabulary_logits
-from distilray.models.masked_lm import encode
 from distilray.models.precision import autocast, compute_dtype
 from distilray.pretraining_data.batches import collate, prefetch
 from distilray.pretraining_data.sample_plan import PlannedRows
@@ -180,13 +179,7 @@ class FrozenTeacher:
         tokens = batch.token_index
         positions = tokens if self.config.positions == "all" else batch.mask_index
         with autocast(self.device, self._dtype):
-            states = encode(
-                self._model,
-                batch.input_ids,
-                batch.attention_mask,
-                batch.token_type_ids,
-                has_padding=batch.has_padding,
-            )
+            states = batch.encode(self._model)
             chunks = [self._select(select_rows(states, rows), generator) for rows in positions.split(_LOGIT_ROWS)]
         hidden = select_rows(states, tokens if self.config.hidden_states else tokens[:0])
         ids, log_p, rest = (torch.cat(column) for column in zip(*chunks, strict=True))
