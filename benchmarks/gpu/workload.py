@@ -18,16 +18,10 @@ from torch.nn.parallel import DistributedDataParallel
 from benchmarks.gpu.cells import Cell
 from distilray.config.distillation import DistillConfig, OptimizerConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
+from distilray.distillation.compilation import is_compiled, is_loss_compiled
 from distilray.distillation.feed import Feed
 from distilray.distillation.objective import DistillationLoss
-from distilray.distillation.preparation import (
-    LoopSettings,
-    PretrainingObjective,
-    flops_per_step,
-    is_compiled,
-    is_loss_compiled,
-    prepare_models,
-)
+from distilray.distillation.preparation import LoopSettings, PretrainingObjective, flops_per_step, prepare_models
 from distilray.models.architectures import BERT
 from distilray.models.flops import model_size, peak_flops
 from distilray.models.precision import DTYPES, configure_arithmetic

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from distilray.config.distillation import LossConfig, TrainingConfig
-from distilray.distillation.preparation import is_loss_compiled
+from distilray.distillation.compilation import is_loss_compiled
 from distilray.distillation.vocabulary_loss import BLOCK_ROWS, CHUNK_ROWS
 from distilray.models.flops import ModelSize, model_size
 from distilray.models.masked_lm import count_parameters

@@ -9,18 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from distilray.distillation.compilation import check_compiler, is_compiled, is_loss_compiled
 from distilray.distillation.feed import Feed
 from distilray.distillation.heldout import HeldoutEvaluation, HeldoutScorer
 from distilray.distillation.objective import DistillationLoss
-from distilray.distillation.preparation import (
-    LoopSettings,
-    PretrainingObjective,
-    check_compiler,
-    flops_per_step,
-    is_compiled,
-    is_loss_compiled,
-    prepare_models,
-)
+from distilray.distillation.preparation import LoopSettings, PretrainingObjective, flops_per_step, prepare_models
 from distilray.models.flops import model_size, peak_flops
 from distilray.models.precision import compute_dtype, configure_arithmetic, precision_of
 from distilray.pretraining_data.batches import padded_width, prefetch

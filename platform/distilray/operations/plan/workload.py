@@ -13,9 +13,10 @@ from distilray.config.base import Precision
 from distilray.config.distillation import DistillConfig
 from distilray.config.plan import ModelShapeConfig, PlanConfig, TextConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
+from distilray.distillation.compilation import is_compiled, is_loss_compiled
 from distilray.distillation.cost import checkpoint_gb, total_steps
 from distilray.distillation.memory import worker_memory_gb
-from distilray.distillation.preparation import flops_per_step, is_compiled, is_loss_compiled
+from distilray.distillation.preparation import flops_per_step
 from distilray.errors import InputError
 from distilray.models.architectures import BERT, DISTILBERT, Architecture
 from distilray.models.flops import ModelSize, model_size
