@@ -36,8 +36,8 @@ from distilray.models.sources import (
 )
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
-from distilray.runtime.outputs import verify_file
-from distilray.runtime.run_folder import RunFolder, read_manifest
+from distilray.runtime.outputs import read_verified
+from distilray.runtime.run_folder import RunFolder
 from distilray.runtime.session import ray_session
 
 SCORES_FILE = "scores.json"
@@ -246,15 +246,9 @@ def _read_teacher(config: EvaluateGlueConfig) -> Mapping[str, Any] | None:
     """Return the scores of the teacher's run.
 
     Raises:
-        InputError: the folder is not a complete run of this job.
+        InputError: the file differs from the one that the run wrote.
     """
     if config.teacher_run_dir is None:
         return None
-    if read_manifest(config.teacher_run_dir)["content"]["job"] != "evaluate_glue":
-        raise InputError(
-            f"teacher_run_dir: {config.teacher_run_dir} is not a run of jobs.evaluate_glue; set it to one, or omit it"
-        )
-    file = storage.join(config.teacher_run_dir, SCORES_FILE)
-    verify_file(file)
-    scores: Mapping[str, Any] = json.loads(storage.read_bytes(file))
+    scores: Mapping[str, Any] = json.loads(read_verified(storage.join(config.teacher_run_dir, SCORES_FILE)))
     return scores
