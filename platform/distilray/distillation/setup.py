@@ -24,7 +24,7 @@ from distilray.runtime import storage
 from distilray.runtime.progress import post_notice
 from distilray.runtime.run_owner import check_visible
 from distilray.runtime.tracking import open_trackers
-from distilray.training.checkpoint import CheckpointStore
+from distilray.training.checkpoint import CHECKPOINTS_FOLDER, CheckpointStore
 from distilray.training.checkpoint_hook import CheckpointHook
 from distilray.training.loop import Hook, Step, Stop, train
 from distilray.training.meter import Meter
@@ -35,7 +35,6 @@ from distilray.training.reporter import NullReporter, Reporter
 from distilray.training.watchdog import HANGS_FOLDER, Watchdog
 from distilray.training.workers import worker_device
 
-CHECKPOINTS_FOLDER = "checkpoints"
 DIVERGED = "diverged"  # reason to stop
 DIVERGED_FOLDER = "diverged"  # ids of the examples of diverged steps
 

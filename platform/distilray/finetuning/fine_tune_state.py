@@ -14,12 +14,17 @@ from distilray.models.masked_lm import model_tensors
 from distilray.models.sources import MODEL_FOLDER, WEIGHTS_FILE
 from distilray.pretraining_data.sample_plan import PlanState
 from distilray.runtime import storage
-from distilray.training.checkpoint import BrokenCheckpointError, CheckpointStore, Snapshot, TrainingState
+from distilray.training.checkpoint import (
+    CHECKPOINTS_FOLDER,
+    BrokenCheckpointError,
+    CheckpointStore,
+    Snapshot,
+    TrainingState,
+)
 from distilray.training.optimizer import Updater
 from distilray.training.process_group import Workers
 
 EVALUATIONS_FILE = "evaluations.json"
-CHECKPOINTS_FOLDER = "checkpoints"
 
 
 @dataclass(frozen=True)
