@@ -18,7 +18,8 @@ from distilray.distillation.teachers import (
     best_tokens,
     select_rows,
 )
-from distilray.distillation.vocabulary_loss import IGNORE_INDEX, Factors, vocabulary_loss
+from distilray.distillation.vocabulary_loss import Factors, vocabulary_loss
+from distilray.distillation.vocabulary_terms import IGNORE_INDEX
 from distilray.models.heads import apply_head_transform, decoder
 from distilray.models.layer_outputs import EMBEDDINGS, LayerOutputs, default_layer_map
 from distilray.models.masked_lm import encode

@@ -18,15 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distilray.distillation.vocabulary_terms import (
-    IGNORE_INDEX,
     Formula,
     StudentLogits,
     fused_vocabulary_terms,
     put_columns,
     vocabulary_terms,
 )
-
-__all__ = ["BLOCK_ROWS", "CHUNK_ROWS", "IGNORE_INDEX", "DenseTeacher", "Factors", "SparseTeacher", "vocabulary_loss"]
 
 # Rows whose logits exist at the same time, in the dtype of the forward pass: 512 x 30,522 in bf16 take 31 MB, as much
 # again for the teacher, and for the gradient if it is computed by the compiled function.
