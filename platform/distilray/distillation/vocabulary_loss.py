@@ -189,7 +189,7 @@ def _run_chunks(
     gradients: _Gradients | None,
 ) -> Tensor:
     """Return the sums of `ce`, `mlm` and `mse` over all rows, (3,), and complete the gradients."""
-    teacher, chunk_rows = settings.teacher, CHUNK_ROWS.get(hidden.device.type, 1024)
+    teacher, chunk_rows = settings.teacher, CHUNK_ROWS[hidden.device.type]
     if isinstance(teacher, DenseTeacher):
         teacher = DenseTeacher(teacher.hidden, *_pad(teacher.weight, teacher.bias.to(teacher.weight.dtype)))
     sums = torch.zeros(3, dtype=torch.float32, device=hidden.device)
@@ -220,7 +220,7 @@ def _run_blocks(
         gradients, sums = fused_vocabulary_terms(student, targets, factors, formula)
         parts = tuple(gradients)
     else:
-        sums, block_rows = torch.zeros_like(factors), BLOCK_ROWS.get(device.type, 256)
+        sums, block_rows = torch.zeros_like(factors), BLOCK_ROWS[device.type]
         for start in range(0, rows, block_rows):
             block = slice(start, start + block_rows)
             logits = student.select(block)
