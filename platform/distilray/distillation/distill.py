@@ -51,7 +51,8 @@ class DivergedError(DataQualityError):
 
 def train_teacher(config: TrainTeacherConfig, folder: RunFolder) -> Outcome:
     """Train the teacher's encoder and masked-LM head on the shards, and write a model folder."""
-    return _fit(config, folder, MASKED_LM_ONLY, create_teacher, localize(config.encoder_dir), {})
+    tokenizer_dir = localize(config.encoder_dir)
+    return _fit(config, folder, losses=MASKED_LM_ONLY, create_models=create_teacher, tokenizer_dir=tokenizer_dir)
 
 
 def distill(config: DistillConfig, folder: RunFolder) -> Outcome:
@@ -67,28 +68,28 @@ def distill(config: DistillConfig, folder: RunFolder) -> Outcome:
         "layers": student.config.num_hidden_layers,
     }
     del teacher, student
-    notices = summarize_origins(origins)
     return _fit(
         config,
         folder,
-        config.losses,
-        create_student_and_teacher,
-        localize(config.teacher_dir),
-        counts,
-        notices,
-        config.teacher_cache_dir,
+        losses=config.losses,
+        create_models=create_student_and_teacher,
+        tokenizer_dir=localize(config.teacher_dir),
+        teacher_cache_dir=config.teacher_cache_dir,
+        counts=counts,
+        notices=summarize_origins(origins),
     )
 
 
 def _fit(
     config: TrainingConfig,
     folder: RunFolder,
+    *,
     losses: LossConfig,
     create_models: Callable[[Any], tuple[Any, Any]],
     tokenizer_dir: str,
-    counts: Mapping[str, Any],
-    notices: Sequence[str] = (),
     teacher_cache_dir: str | None = None,
+    counts: Mapping[str, Any] = {},
+    notices: Sequence[str] = (),
 ) -> Outcome:
     tokenizer_json = read_tokenizer(tokenizer_dir)
     shards = open_shards(config, tokenizer_json, verify=True)
@@ -108,8 +109,7 @@ def _fit(
             _print_notice(folder.job, notice)
         progress = Progress(folder.job, total=settings.total_steps, unit="steps")
         progress.start_at(newest_step(folder.path(CHECKPOINTS_FOLDER)))
-        metrics = folder.path(METRICS_FILE)
-        follower = MetricsFollower(metrics, lambda row: _update_progress(progress, row))
+        follower = MetricsFollower(folder.path(METRICS_FILE), lambda row: _update_progress(progress, row))
         with progress, follower, NoticeFollower(folder.uri, lambda text: _print_notice(folder.job, text)):
             stop = run_on_workers(
                 functools.partial(train_loop, settings),
