@@ -177,14 +177,14 @@ class _TrainingRun:
         intervals, config_hash = self._config.intervals, self._config.identity_hash()
         folder = self._settings.path(CHECKPOINTS_FOLDER)
         return CheckpointHook(
-            CheckpointStore(folder, keep=intervals.keep_checkpoints, config_hash=config_hash, notice=self._post),
-            self._workers,
-            model,
-            self._updater,
-            self._plan,
-            config_hash,
-            self._settings.tokenizer_json,
-            intervals.checkpoint_every_steps,
+            store=CheckpointStore(folder, keep=intervals.keep_checkpoints, config_hash=config_hash, notice=self._post),
+            workers=self._workers,
+            model=model,
+            updater=self._updater,
+            plan=self._plan,
+            config_hash=config_hash,
+            tokenizer_json=self._settings.tokenizer_json,
+            every_steps=intervals.checkpoint_every_steps,
         )
 
     def _evaluation(self, reporter: NullReporter) -> list[HeldoutEvaluation]:

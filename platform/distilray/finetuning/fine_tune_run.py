@@ -125,15 +125,15 @@ def execute_run(
     configure_arithmetic(device, deterministic=plan.deterministic)
     folder = storage.join(plan.folder_of(run), _TRAINING_FOLDER)
     training = ClassifierTraining(
-        _load_model(run).to(device),
-        features,
-        run.settings,
-        run.seed,
-        device,
-        compute_dtype(plan.precision, device, any_worker=workers.any),
-        workers,
-        _teacher_outputs(plan, run, features, device, workers),
-        plan.distillation,
+        model=_load_model(run).to(device),
+        features=features,
+        settings=run.settings,
+        seed=run.seed,
+        device=device,
+        dtype=compute_dtype(plan.precision, device, any_worker=workers.any),
+        workers=workers,
+        teacher_outputs=_teacher_outputs(plan, run, features, device, workers),
+        distillation=plan.distillation,
     )
     trained = None
     if run.start == ALREADY_FINE_TUNED:
