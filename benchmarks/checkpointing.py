@@ -21,7 +21,7 @@ from benchmarks.distillation import batches
 from benchmarks.results import Result, table
 from distilray.config.distillation import LossConfig, OptimizerConfig
 from distilray.distillation.objective import DistillationLoss, LossDivisors, TensorBatch
-from distilray.models.precision import preferred_dtype
+from distilray.models.precision import compute_dtype
 from distilray.models.student import create_student
 from distilray.pretraining_data.sample_plan import PlanState
 from distilray.runtime.progress import Progress
@@ -36,7 +36,7 @@ class Run:
     """Model with a training step to measure."""
 
     def __init__(self, examples: int, length: int) -> None:
-        dtype = preferred_dtype(CPU)
+        dtype = compute_dtype("auto", CPU)
         teacher = BertForMaskedLM(BertConfig()).eval().requires_grad_(False)
         self.model = create_student(teacher)[0].train()
         for model in (teacher, self.model):

@@ -22,7 +22,7 @@ from distilray.config.distillation import LossConfig
 from distilray.config.sample import resolve_sample
 from distilray.distillation.objective import DistillationLoss, LossDivisors, TensorBatch
 from distilray.models.masked_lm import load_masked_lm
-from distilray.models.precision import preferred_dtype
+from distilray.models.precision import compute_dtype
 from distilray.pretraining_data.batches import Batch, collate, padded_width
 from distilray.pretraining_data.sample_plan import SamplePlan, micro_batches
 from distilray.pretraining_data.shards import ShardSet
@@ -69,7 +69,7 @@ def create_batches(shards: ShardSet, steps: int) -> tuple[float, float, Batch]:
 
 def training_rate(batch: Batch) -> float:
     """Return the tokens per second of forward and backward passes on all cores."""
-    dtype = preferred_dtype(torch.device("cpu"))
+    dtype = compute_dtype("auto", torch.device("cpu"))
     student, teacher = (load_masked_lm(resolve_sample(ENCODER), fresh_head=True) for _ in range(2))
     student.set_attn_implementation("eager")
     step = DistillationLoss(student.train(), teacher.to(dtype), LossConfig(), dtype)

@@ -19,7 +19,6 @@ only lowers the speed is waiting.
 import argparse
 import contextlib
 import dataclasses
-import json
 import os
 import statistics
 import subprocess
@@ -49,7 +48,9 @@ from distilray.operations.plan.simulation import training_runs
 from distilray.operations.plan.workload import estimate_examples, estimate_training
 from distilray.pretraining_data.shards import ShardSet
 from distilray.pretraining_data.tokenizer import read_tokenizer, vocabulary_of
+from distilray.runtime.metrics import read_metrics
 from distilray.runtime.progress import Progress
+from distilray.runtime.run_folder import METRICS_FILE
 from distilray.training.meter import Meter
 from distilray.training.process_group import Workers
 
@@ -123,7 +124,7 @@ def measure(args: argparse.Namespace, folder: Path, name: str, workers: int) -> 
 
 def median_rate(run: Path) -> float:
     """Return the median over the rows of the metrics of a run."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = read_metrics(str(run / METRICS_FILE))
     return statistics.median(row["tokens_per_s"] for row in rows[SKIPPED_ROWS:])
 
 
@@ -142,7 +143,7 @@ def measure_setup(args: argparse.Namespace, folder: Path, name: str, setup: Setu
 
 def cpu_seconds(run: Path) -> float:
     """Return the CPU seconds of a process per 1,000 tokens, including those of the other processes of its group."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = read_metrics(str(run / METRICS_FILE))
     return 1000 * (rows[-1]["cpu_s"] - rows[0]["cpu_s"]) / sum(row["tokens"] for row in rows[1:])
 
 

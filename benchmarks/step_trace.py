@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import Result, table, write_results
+from benchmarks.results import Result, align, table, write_results
 from tests.tiny.fake_cuda import load_fake_cuda
 
 GPUS = ("H200", "A100")
@@ -47,7 +47,7 @@ def main() -> None:
     }
     print(f"{arguments.rows} x {arguments.length} tokens, {arguments.positions} positions, {arguments.precision}")
     print("Projection; not run on a GPU.\n")
-    print(columns(details(traces)))
+    print(align(details(traces)))
     results = [*bars(traces["compiled"]), *projections(traces, arguments.gpu or GPUS, arguments.precision)]
     if arguments.precision == "bf16":
         name, projected = "MFU of MosaicBERT's BERT base, A100", 100 * published_projection()
@@ -74,11 +74,6 @@ def details(traces: Mapping[str, Any]) -> list[tuple[str, ...]]:
     rows.append(row("tensors computed on the host", (trace.host_operations.total() for trace in every)))
     rows.append(row("peak memory, GB", (trace.peak_bytes / GB for trace in every)))
     return rows
-
-
-def columns(rows: list[tuple[str, ...]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 
 
 def bars(trace: Any) -> list[Result]:

@@ -24,7 +24,7 @@ from distilray.config.distillation import LossConfig
 from distilray.config.sample import resolve_sample
 from distilray.distillation.objective import MASKED_LM_ONLY, DistillationLoss, TensorBatch
 from distilray.models.masked_lm import load_masked_lm
-from distilray.models.precision import preferred_dtype
+from distilray.models.precision import compute_dtype
 from distilray.models.processor import configure_cpu
 from distilray.pretraining_data.batches import collate
 from distilray.pretraining_data.shards import ShardSet
@@ -42,7 +42,7 @@ def seconds(shards: ShardSet, losses: LossConfig, attention: str) -> float:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    dtype = preferred_dtype(CPU)
+    dtype = compute_dtype("auto", CPU)
     teacher = load_masked_lm(resolve_sample("sample:encoder"), fresh_head=True).to(dtype) if losses.alpha_ce else None
     step = DistillationLoss(model, teacher, losses, dtype)
     rows = np.arange(EXAMPLES)

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from distilray.errors import InputError
@@ -90,23 +89,16 @@ class RequireKey:
         return is_valid
 
 
-def add_security_schemes(api: FastAPI) -> None:
-    """Add the authentication of `RequireKey` to the OpenAPI document of an application."""
-    make_document = api.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = make_document()
-        components = document.setdefault("components", {})
-        components["securitySchemes"] = _SCHEMES
-        components.setdefault("schemas", {}).setdefault("ErrorBody", ErrorBody.model_json_schema())
-        for path, operations in document["paths"].items():
-            for method, operation in operations.items():
-                if requires_key(method.upper(), path):
-                    operation["security"] = [{name: []} for name in _SCHEMES]
-                    operation["responses"].setdefault("401", _UNAUTHORIZED)
-        return document
-
-    api.openapi = openapi  # type: ignore[method-assign]
+def add_security_schemes(document: dict[str, Any]) -> None:
+    """Add the authentication of `RequireKey` to an OpenAPI document."""
+    components = document.setdefault("components", {})
+    components["securitySchemes"] = _SCHEMES
+    components.setdefault("schemas", {}).setdefault("ErrorBody", ErrorBody.model_json_schema())
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            if requires_key(method.upper(), path):
+                operation["security"] = [{name: []} for name in _SCHEMES]
+                operation["responses"].setdefault("401", _UNAUTHORIZED)
 
 
 def _keys_in_headers(scope: Scope) -> Iterator[bytes]:

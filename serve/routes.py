@@ -152,10 +152,8 @@ def create_api(
     api.add_exception_handler(HTTPException, http_error)
     api.add_exception_handler(RequestValidationError, validation_error)
     limits, paths = models.default.config.limits, frozenset(endpoint.path for endpoint in task_routes.endpoints)
-    _document_limits(api, limits)
+    _complete_openapi(api, limits, is_protected=keys is not None)
     api.state.gateway = gateway = Gateway(limits, paths=paths, telemetry=telemetry, keys=keys, access_log=access_log)
-    if keys is not None:
-        add_security_schemes(api)
     # Starlette applies the last middleware first.
     api.add_middleware(gateway)
     api.add_middleware(RequestEnvelope, sends_id=sends_request_id)
@@ -274,12 +272,15 @@ def metrics_routes(telemetry: Telemetry) -> APIRouter:
     return router
 
 
-def _document_limits(api: FastAPI, limits: LimitsConfig) -> None:
+def _complete_openapi(api: FastAPI, limits: LimitsConfig, *, is_protected: bool) -> None:
+    """Add the limits and the authentication to the OpenAPI document of an application."""
     make_document = api.openapi
 
     def openapi() -> dict[str, Any]:
         document = make_document()
         fill_in_limits(document, limits)
+        if is_protected:
+            add_security_schemes(document)
         return document
 
     api.openapi = openapi  # type: ignore[method-assign]

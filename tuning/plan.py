@@ -15,7 +15,8 @@ from distilray.errors import InputError
 from distilray.finetuning.classifier import load_classifier
 from distilray.finetuning.files import load_tasks
 from distilray.finetuning.tasks import TASKS
-from distilray.models.architectures import architecture_of
+from distilray.models.flops import model_size
+from distilray.models.masked_lm import count_parameters
 from distilray.models.sources import localize
 from distilray.pretraining_data.batches import padded_width
 from distilray.runtime.environment import inside_cluster
@@ -40,13 +41,13 @@ class ModelShape:
 
     @classmethod
     def of(cls, model: Any) -> "ModelShape":
-        config = model.config
+        size = model_size(model)
         return cls(
-            parameters=sum(parameter.numel() for parameter in model.parameters()),
-            layers=config.num_hidden_layers,
-            hidden=config.hidden_size,
-            heads=config.num_attention_heads,
-            intermediate=architecture_of(config).config_value(config, "intermediate_size"),
+            parameters=count_parameters(model),
+            layers=size.layers,
+            hidden=size.dim,
+            heads=model.config.num_attention_heads,
+            intermediate=size.hidden_dim,
         )
 
 

@@ -9,13 +9,13 @@ import ray
 from rich.console import Console
 
 from distilray.config.glue import SearchGlueConfig, TaskName
-from distilray.evaluation.glue.evaluate_glue import Results, collect_scores
+from distilray.evaluation.glue.evaluate_glue import collect_scores
 from distilray.evaluation.glue.table import glue_table
 from distilray.finetuning.dev_predictions import predictions_file
 from distilray.finetuning.features import TaskFeatures, encode_task
 from distilray.finetuning.files import TaskData, load_tasks
 from distilray.finetuning.fine_tune import execute_runs
-from distilray.finetuning.fine_tune_run import FineTunePlan, FineTuneRun
+from distilray.finetuning.fine_tune_run import FineTunePlan, FineTuneRun, Results
 from distilray.models.sources import localize
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime import storage

@@ -18,16 +18,10 @@ from torch.nn.parallel import DistributedDataParallel
 from benchmarks.gpu.cells import Cell
 from distilray.config.distillation import DistillConfig, OptimizerConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
+from distilray.distillation.compilation import is_compiled, is_loss_compiled
 from distilray.distillation.feed import Feed
 from distilray.distillation.objective import DistillationLoss
-from distilray.distillation.preparation import (
-    LoopSettings,
-    PretrainingObjective,
-    flops_per_step,
-    is_compiled,
-    is_loss_compiled,
-    prepare_models,
-)
+from distilray.distillation.preparation import LoopSettings, PretrainingObjective, flops_per_step, prepare_models
 from distilray.models.architectures import BERT
 from distilray.models.flops import model_size, peak_flops
 from distilray.models.precision import DTYPES, configure_arithmetic
@@ -35,6 +29,7 @@ from distilray.models.student import create_student
 from distilray.pretraining_data.batches import prefetch
 from distilray.pretraining_data.sample_plan import SamplePlan
 from distilray.pretraining_data.shards import ShardSet, write_shard
+from distilray.pretraining_data.token_ids import list_array
 from distilray.runtime.run_folder import RunFolder
 from distilray.schemas import EXAMPLES
 from distilray.training.loop import Hook, Step, Stop, train
@@ -120,10 +115,10 @@ def write_shards(folder: str, *, examples: int, length: int, vocabulary: int) ->
     columns = {
         "example_id": numbers,
         "shuffle_key": numbers,
-        "input_ids": _lists(ids, lengths),
+        "input_ids": list_array(ids.astype(np.uint16), lengths),
         "segment_b_start": lengths // 2,
-        "mask_positions": _lists(positions, counts),
-        "mask_labels": _lists(labels, counts),
+        "mask_positions": list_array(positions.astype(np.uint16), counts),
+        "mask_labels": list_array(labels.astype(np.uint16), counts),
         "is_random_next": np.zeros(examples, bool),
         "trimmed": np.zeros(examples, np.int64),
         "document_a": numbers,
@@ -137,11 +132,6 @@ def write_shards(folder: str, *, examples: int, length: int, vocabulary: int) ->
     entry = {"split": "train", **write_shard(table, run.path(name))}
     run.finish({"tokenizer_hash": "none"}, {name: entry}, "random examples")
     return ShardSet(folder, "train")
-
-
-def _lists(values: Any, sizes: Any) -> pa.ListArray:
-    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
-    return pa.ListArray.from_arrays(offsets, values.astype(np.uint16))
 
 
 class Workload:

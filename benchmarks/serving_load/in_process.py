@@ -19,6 +19,7 @@ import torch
 
 from benchmarks.serving_load.measurements import percentiles
 from benchmarks.serving_load.traffic import TOP_K
+from distilray.inference.encoding import pad_batch
 from distilray.inference.tasks.fill_mask import EncodedFillMaskQuery, FillMask, FillMaskQuery
 from distilray.models.heads import vocabulary_logits
 from distilray.models.masked_lm import encode, load_masked_lm
@@ -87,13 +88,10 @@ def direct(model_dir: str, texts: Sequence[str], seconds: float, precision: str)
 
 
 def _padded(queries: Sequence[EncodedFillMaskQuery]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    length = max(len(query.input_ids) for query in queries)
-    ids = torch.zeros(len(queries), length, dtype=torch.long)
-    for row, query in enumerate(queries):
-        ids[row, : len(query.input_ids)] = torch.tensor(query.input_ids)
-    lengths = torch.tensor([len(query.input_ids) for query in queries])
+    ids, attention_mask = map(torch.from_numpy, pad_batch([query.input_ids for query in queries], 0))
+    length = ids.shape[1]
     masks = [row * length + position for row, query in enumerate(queries) for position in query.mask_positions]
-    return ids, (torch.arange(length) < lengths[:, None]).long(), torch.tensor(masks)
+    return ids, attention_mask, torch.tensor(masks)
 
 
 @torch.inference_mode()

@@ -141,7 +141,7 @@ _ROWS = (
         config="distilray.config.evaluation:EvaluateFillMaskConfig",
         plan="distilray.evaluation.fill_mask.evaluate_fill_mask:plan_fill_mask",
         run="distilray.evaluation.fill_mask.evaluate_fill_mask:evaluate_fill_mask",
-        show="distilray.evaluation.fill_mask:show_fill_mask_scores",
+        show="distilray.evaluation.fill_mask.summary:show_fill_mask_scores",
     ),
     Stage(
         "evaluate_bias",

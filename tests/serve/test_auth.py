@@ -113,8 +113,8 @@ def test_the_document_has_the_security_schemes_of_protected_routes():
     api = FastAPI()
     for method, path in (("POST", "/score"), ("GET", "/info"), ("GET", "/healthz")):
         api.add_api_route(path, lambda: {}, methods=[method])
-    add_security_schemes(api)
     document = api.openapi()
+    add_security_schemes(document)
     schemes = document["components"]["securitySchemes"]
     assert (schemes["bearer"]["scheme"], schemes["header"]["name"]) == ("bearer", "X-API-Key")
     assert "ErrorBody" in document["components"]["schemas"]

@@ -28,6 +28,7 @@ from distilray.models.masked_lm import count_parameters, load_masked_lm
 from distilray.models.precision import configure_arithmetic
 from distilray.models.processor import configure_cpu
 from distilray.models.sources import localize
+from distilray.pretraining_data.encoded_chunks import SPLITS
 from distilray.pretraining_data.shard_cache import ShardCache
 from distilray.pretraining_data.shards import ShardSet, read_splits
 from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash, vocabulary_of
@@ -37,8 +38,6 @@ from distilray.runtime.pieces import CompletedPieces, run_pieces
 from distilray.runtime.run_folder import RunFolder, read_manifest
 from distilray.runtime.session import ray_session
 from distilray.schemas import TEACHER_TARGETS, schema_name
-
-_SPLITS = ("train", "heldout")
 
 Values = dict[str, Any]
 
@@ -124,7 +123,7 @@ def cache_teacher(config: CacheTeacherConfig, folder: RunFolder) -> Outcome:
 
 def _open_splits(config: CacheTeacherConfig) -> dict[str, ShardSet]:
     present = read_splits(config.shards_dir)
-    return {split: ShardSet(config.shards_dir, split) for split in _SPLITS if split in present}
+    return {split: ShardSet(config.shards_dir, split) for split in SPLITS if split in present}
 
 
 def _shard_tasks(splits: Mapping[str, ShardSet]) -> list[ShardTask]:

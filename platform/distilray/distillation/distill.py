@@ -23,15 +23,10 @@ from distilray.distillation.inputs import (
 from distilray.distillation.losses import LOSSES
 from distilray.distillation.objective import MASKED_LM_ONLY
 from distilray.distillation.preparation import LoopSettings
-from distilray.distillation.setup import CHECKPOINTS_FOLDER, DIVERGED, DIVERGED_FOLDER, train_loop
+from distilray.distillation.setup import DIVERGED, DIVERGED_FOLDER, train_loop
 from distilray.errors import DataQualityError, InputError
 from distilray.models.masked_lm import count_parameters, load_masked_lm
-from distilray.models.sources import (
-    MODEL_FILES,
-    MODEL_FOLDER,
-    TOKENIZER_CONFIG_FILE,
-    localize,
-)
+from distilray.models.sources import MODEL_FOLDER, SAVED_FILES, localize
 from distilray.models.student import summarize_origins
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime import storage
@@ -42,13 +37,12 @@ from distilray.runtime.progress import NoticeFollower, Progress
 from distilray.runtime.resources import ensure_capacity
 from distilray.runtime.run_folder import METRICS_FILE, RunFolder
 from distilray.runtime.session import ray_session
-from distilray.training.checkpoint import CheckpointStore, newest_step
+from distilray.training.checkpoint import CHECKPOINTS_FOLDER, CheckpointStore, newest_step
 from distilray.training.loop import Stop
 from distilray.training.reporter import HELDOUT_FILE
 from distilray.training.workers import run_on_workers, workers_needed
 
 INITIALIZATION_FILE = "initialization.json"
-_MODEL_FILES = (*MODEL_FILES, TOKENIZER_CONFIG_FILE)
 
 
 class DivergedError(DataQualityError):
@@ -57,7 +51,8 @@ class DivergedError(DataQualityError):
 
 def train_teacher(config: TrainTeacherConfig, folder: RunFolder) -> Outcome:
     """Train the teacher's encoder and masked-LM head on the shards, and write a model folder."""
-    return _fit(config, folder, MASKED_LM_ONLY, create_teacher, localize(config.encoder_dir), {})
+    tokenizer_dir = localize(config.encoder_dir)
+    return _fit(config, folder, losses=MASKED_LM_ONLY, create_models=create_teacher, tokenizer_dir=tokenizer_dir)
 
 
 def distill(config: DistillConfig, folder: RunFolder) -> Outcome:
@@ -73,28 +68,28 @@ def distill(config: DistillConfig, folder: RunFolder) -> Outcome:
         "layers": student.config.num_hidden_layers,
     }
     del teacher, student
-    notices = summarize_origins(origins)
     return _fit(
         config,
         folder,
-        config.losses,
-        create_student_and_teacher,
-        localize(config.teacher_dir),
-        counts,
-        notices,
-        config.teacher_cache_dir,
+        losses=config.losses,
+        create_models=create_student_and_teacher,
+        tokenizer_dir=localize(config.teacher_dir),
+        teacher_cache_dir=config.teacher_cache_dir,
+        counts=counts,
+        notices=summarize_origins(origins),
     )
 
 
 def _fit(
     config: TrainingConfig,
     folder: RunFolder,
+    *,
     losses: LossConfig,
     create_models: Callable[[Any], tuple[Any, Any]],
     tokenizer_dir: str,
-    counts: Mapping[str, Any],
-    notices: Sequence[str] = (),
     teacher_cache_dir: str | None = None,
+    counts: Mapping[str, Any] = {},
+    notices: Sequence[str] = (),
 ) -> Outcome:
     tokenizer_json = read_tokenizer(tokenizer_dir)
     shards = open_shards(config, tokenizer_json, verify=True)
@@ -114,8 +109,7 @@ def _fit(
             _print_notice(folder.job, notice)
         progress = Progress(folder.job, total=settings.total_steps, unit="steps")
         progress.start_at(newest_step(folder.path(CHECKPOINTS_FOLDER)))
-        metrics = folder.path(METRICS_FILE)
-        follower = MetricsFollower(metrics, lambda row: _update_progress(progress, row))
+        follower = MetricsFollower(folder.path(METRICS_FILE), lambda row: _update_progress(progress, row))
         with progress, follower, NoticeFollower(folder.uri, lambda text: _print_notice(folder.job, text)):
             stop = run_on_workers(
                 functools.partial(train_loop, settings),
@@ -129,7 +123,7 @@ def _fit(
     return Outcome(
         _summary(settings, folder),
         {"steps": settings.total_steps, "tokenizer_hash": shards.tokenizer_hash, **counts},
-        folder.describe_outputs(f"{MODEL_FOLDER}/{name}" for name in _MODEL_FILES),
+        folder.describe_outputs(f"{MODEL_FOLDER}/{name}" for name in SAVED_FILES),
     )
 
 
@@ -176,6 +170,6 @@ def _copy_model(settings: LoopSettings, folder: RunFolder) -> None:
         folder.path(CHECKPOINTS_FOLDER), keep=1, config_hash=settings.config.identity_hash(), notice=print
     )
     storage.make_folder(folder.path(MODEL_FOLDER))
-    for name in _MODEL_FILES:
+    for name in SAVED_FILES:
         data = storage.read_bytes(store.path(settings.total_steps, name))
         storage.write_bytes(folder.path(MODEL_FOLDER, name), data)

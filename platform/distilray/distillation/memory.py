@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from distilray.config.distillation import LossConfig, TrainingConfig
-from distilray.distillation.preparation import is_loss_compiled
+from distilray.distillation.compilation import is_loss_compiled
 from distilray.distillation.vocabulary_loss import BLOCK_ROWS, CHUNK_ROWS
 from distilray.models.flops import ModelSize, model_size
 from distilray.models.masked_lm import count_parameters
-from distilray.models.precision import DTYPES, preferred_dtype
+from distilray.models.precision import compute_dtype
 
 _GB = 1e9
 _FP32 = 4  # bytes
@@ -91,9 +91,8 @@ class _Step:
         if config.micro_batch_tokens is not None:
             tokens = min(tokens, config.micro_batch_tokens)
         device = "cuda" if config.scaling.use_gpu else "cpu"
-        dtype = DTYPES.get(config.precision)
-        if dtype is None:
-            dtype = torch.bfloat16 if device == "cuda" else preferred_dtype(torch.device(device))
+        # `auto` depends on the GPU, which may be that of another machine.
+        precision = "bf16" if config.precision == "auto" and device == "cuda" else config.precision
         return cls(
             config=config,
             losses=losses,
@@ -102,7 +101,7 @@ class _Step:
             length=length,
             tokens=tokens,
             rows=tokens if losses.compared_positions == "all" else round(masked_share * tokens),
-            width=dtype.itemsize,
+            width=compute_dtype(precision, torch.device(device)).itemsize,
             device=device,
             has_teacher=has_teacher,
         )

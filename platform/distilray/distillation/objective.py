@@ -18,7 +18,8 @@ from distilray.distillation.teachers import (
     best_tokens,
     select_rows,
 )
-from distilray.distillation.vocabulary_loss import IGNORE_INDEX, Factors, vocabulary_loss
+from distilray.distillation.vocabulary_loss import Factors, vocabulary_loss
+from distilray.distillation.vocabulary_terms import IGNORE_INDEX
 from distilray.models.heads import apply_head_transform, decoder
 from distilray.models.layer_outputs import EMBEDDINGS, LayerOutputs, default_layer_map
 from distilray.models.masked_lm import encode
@@ -86,6 +87,10 @@ class TensorBatch:
     @property
     def has_padding(self) -> bool:
         return len(self.token_index) < self.attention_mask.numel()
+
+    def encode(self, model: Any) -> Tensor:
+        """Return the last hidden states of a model, (batch, length, dim)."""
+        return encode(model, self.input_ids, self.attention_mask, self.token_type_ids, has_padding=self.has_padding)
 
     def to(self, device: torch.device) -> "TensorBatch":
         return self._map(lambda field: field.to(device, non_blocking=True))
@@ -167,7 +172,7 @@ class DistillationLoss(nn.Module):
     def _encode(self, batch: TensorBatch) -> tuple[Tensor, Teacher | None]:
         """Return the last hidden states of the model, and the teacher's outputs if there is a teacher."""
         teacher = self._teacher(batch)
-        return _encode(self.model, batch), teacher
+        return batch.encode(self.model), teacher
 
     def _teacher(self, batch: TensorBatch) -> Teacher | None:
         assert (batch.cached is not None) == (self._has_teacher and self._frozen[0] is None)
@@ -177,7 +182,7 @@ class DistillationLoss(nn.Module):
         if self._frozen[0] is None:
             return None
         with torch.no_grad():
-            states = _encode(self._frozen[0], batch)
+            states = batch.encode(self._frozen[0])
         return LiveTeacher(self._frozen[0], states, batch.token_index, batch.mask_index, self._compiled)
 
     def _terms(
@@ -242,7 +247,3 @@ class DistillationLoss(nn.Module):
                 outputs = outputs_of(self._student_outputs, student), outputs_of(self._teacher_outputs, teacher)
                 terms.setdefault(loss.name, []).append(loss(*outputs, mask) / divisors.of(loss))
         return {name: torch.stack(values).mean() for name, values in terms.items()}
-
-
-def _encode(model: Any, batch: TensorBatch) -> Tensor:
-    return encode(model, batch.input_ids, batch.attention_mask, batch.token_type_ids, has_padding=batch.has_padding)

@@ -1,8 +1,5 @@
 """Settings, models and objective of a training worker, prepared for its device."""
 
-import os
-import shutil
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from distilray.config.distillation import LossConfig, TrainingConfig
+from distilray.distillation.compilation import compile_layers, is_compiled
 from distilray.distillation.feed import MicroStep
 from distilray.distillation.teacher_cache import TeacherCache
-from distilray.errors import InputError
-from distilray.models.compiled_layers import compile_layers
 from distilray.models.flops import ModelSize, step_flops
 from distilray.models.processor import configure_cpu
 from distilray.pretraining_data.shard_cache import ShardCache
@@ -105,30 +101,6 @@ def _optimize_model(model: Any, config: TrainingConfig, device: torch.device) ->
     if is_compiled(config):
         compile_layers(model)
     return model
-
-
-def is_compiled(config: TrainingConfig) -> bool:
-    """Return whether the layers of both models and the transforms of their heads are compiled."""
-    return config.compile is True  # `auto` is off until compiled layers have been run on a GPU
-
-
-def is_loss_compiled(config: TrainingConfig, device: str) -> bool:
-    """Return whether the vocabulary loss is compiled: by default on GPUs, where it then moves a fifteenth of the bytes.
-
-    Args:
-        device: `cuda` or `cpu`.
-    """
-    return config.compile is True or (config.compile == "auto" and device == "cuda")
-
-
-def check_compiler() -> None:
-    """Check that this machine can compile.
-
-    Raises:
-        InputError: there is no C++ compiler.
-    """
-    if shutil.which(os.environ.get("CXX", "g++")) is None:
-        raise InputError(f"compile: {socket.gethostname()} has no C++ compiler; install g++, or set compile to false")
 
 
 def flops_per_step(size: StepSize, model: ModelSize, teacher: ModelSize | None, losses: LossConfig) -> int:

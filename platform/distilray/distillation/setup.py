@@ -9,18 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from distilray.distillation.compilation import check_compiler, is_compiled, is_loss_compiled
 from distilray.distillation.feed import Feed
 from distilray.distillation.heldout import HeldoutEvaluation, HeldoutScorer
 from distilray.distillation.objective import DistillationLoss
-from distilray.distillation.preparation import (
-    LoopSettings,
-    PretrainingObjective,
-    check_compiler,
-    flops_per_step,
-    is_compiled,
-    is_loss_compiled,
-    prepare_models,
-)
+from distilray.distillation.preparation import LoopSettings, PretrainingObjective, flops_per_step, prepare_models
 from distilray.models.flops import model_size, peak_flops
 from distilray.models.precision import compute_dtype, configure_arithmetic, precision_of
 from distilray.pretraining_data.batches import padded_width, prefetch
@@ -31,7 +24,7 @@ from distilray.runtime import storage
 from distilray.runtime.progress import post_notice
 from distilray.runtime.run_owner import check_visible
 from distilray.runtime.tracking import open_trackers
-from distilray.training.checkpoint import CheckpointStore
+from distilray.training.checkpoint import CHECKPOINTS_FOLDER, CheckpointStore
 from distilray.training.checkpoint_hook import CheckpointHook
 from distilray.training.loop import Hook, Step, Stop, train
 from distilray.training.meter import Meter
@@ -42,7 +35,6 @@ from distilray.training.reporter import NullReporter, Reporter
 from distilray.training.watchdog import HANGS_FOLDER, Watchdog
 from distilray.training.workers import worker_device
 
-CHECKPOINTS_FOLDER = "checkpoints"
 DIVERGED = "diverged"  # reason to stop
 DIVERGED_FOLDER = "diverged"  # ids of the examples of diverged steps
 
@@ -185,14 +177,14 @@ class _TrainingRun:
         intervals, config_hash = self._config.intervals, self._config.identity_hash()
         folder = self._settings.path(CHECKPOINTS_FOLDER)
         return CheckpointHook(
-            CheckpointStore(folder, keep=intervals.keep_checkpoints, config_hash=config_hash, notice=self._post),
-            self._workers,
-            model,
-            self._updater,
-            self._plan,
-            config_hash,
-            self._settings.tokenizer_json,
-            intervals.checkpoint_every_steps,
+            store=CheckpointStore(folder, keep=intervals.keep_checkpoints, config_hash=config_hash, notice=self._post),
+            workers=self._workers,
+            model=model,
+            updater=self._updater,
+            plan=self._plan,
+            config_hash=config_hash,
+            tokenizer_json=self._settings.tokenizer_json,
+            every_steps=intervals.checkpoint_every_steps,
         )
 
     def _evaluation(self, reporter: NullReporter) -> list[HeldoutEvaluation]:

@@ -23,12 +23,12 @@ from distilray.distillation.objective import TensorBatch
 from distilray.distillation.teachers import CachedTargets, most_probable, quantize, sample_tokens, select_rows
 from distilray.errors import InputError
 from distilray.models.heads import vocabulary_logits
-from distilray.models.masked_lm import encode
 from distilray.models.precision import autocast, compute_dtype
 from distilray.pretraining_data.batches import collate, prefetch
 from distilray.pretraining_data.sample_plan import PlannedRows
 from distilray.pretraining_data.shard_cache import ShardCache
 from distilray.pretraining_data.shards import ShardSet
+from distilray.pretraining_data.token_ids import list_array
 from distilray.runtime import storage
 from distilray.runtime.outputs import RunOutputs
 from distilray.runtime.run_folder import read_manifest
@@ -180,13 +180,7 @@ class FrozenTeacher:
         tokens = batch.token_index
         positions = tokens if self.config.positions == "all" else batch.mask_index
         with autocast(self.device, self._dtype):
-            states = encode(
-                self._model,
-                batch.input_ids,
-                batch.attention_mask,
-                batch.token_type_ids,
-                has_padding=batch.has_padding,
-            )
+            states = batch.encode(self._model)
             chunks = [self._select(select_rows(states, rows), generator) for rows in positions.split(_LOGIT_ROWS)]
         hidden = select_rows(states, tokens if self.config.hidden_states else tokens[:0])
         ids, log_p, rest = (torch.cat(column) for column in zip(*chunks, strict=True))
@@ -253,7 +247,10 @@ class _TargetsWriter:
         self._targets.update(zip(rows.tolist(), _by_row(targets, self._shards, rows, self._config), strict=True))
         if len(self._targets) == min(RECORD_BATCH_ROWS, len(self._shards) - self._written):
             columns = zip(*(self._targets[row] for row in sorted(self._targets)), strict=True)
-            arrays = [_list_array(column, field) for column, field in zip(columns, TEACHER_TARGETS, strict=True)]
+            arrays = [
+                list_array(np.concatenate([row.ravel() for row in column]), [row.size for row in column])
+                for column in columns
+            ]
             self._arrow.write_batch(pa.RecordBatch.from_arrays(arrays, schema=TEACHER_TARGETS))
             self._written += len(self._targets)
             self._targets.clear()
@@ -279,9 +276,3 @@ def _by_row(
     positions = lengths if config.positions == "all" else shards.mask_counts(rows, np.zeros_like(rows))
     columns = zip(vars(targets).values(), (tokens, tokens, positions, positions, positions), strict=True)
     return zip(*(np.split(values.numpy(), np.cumsum(sizes)[:-1]) for values, sizes in columns), strict=True)
-
-
-def _list_array(rows: Sequence[Array], field: pa.Field) -> pa.ListArray:
-    offsets = np.cumsum([0, *(row.size for row in rows)])
-    values = pa.array(np.concatenate([row.ravel() for row in rows]), field.type.value_type)
-    return pa.ListArray.from_arrays(pa.array(offsets).cast(pa.int32()), values)

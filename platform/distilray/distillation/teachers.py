@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from distilray.distillation.vocabulary_loss import DenseTeacher, SparseTeacher
-from distilray.models.heads import apply_head_transform, decoder
+from distilray.models.heads import apply_head_transform, decoder, vocabulary_logits
 
 _MAX_INT8 = 127
 
@@ -162,4 +162,4 @@ def select_rows(states: Tensor, rows: Tensor) -> Tensor:
 
 def best_tokens(model: Any, states: Tensor, rows: Tensor) -> Tensor:
     """Return the most probable tokens at some positions of the flattened batch, (rows,)."""
-    return decoder(model)(apply_head_transform(model, select_rows(states, rows))).argmax(dim=-1)
+    return vocabulary_logits(model, select_rows(states, rows)).argmax(dim=-1)

@@ -18,15 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distilray.distillation.vocabulary_terms import (
-    IGNORE_INDEX,
     Formula,
     StudentLogits,
     fused_vocabulary_terms,
     put_columns,
     vocabulary_terms,
 )
-
-__all__ = ["BLOCK_ROWS", "CHUNK_ROWS", "IGNORE_INDEX", "DenseTeacher", "Factors", "SparseTeacher", "vocabulary_loss"]
 
 # Rows whose logits exist at the same time, in the dtype of the forward pass: 512 x 30,522 in bf16 take 31 MB, as much
 # again for the teacher, and for the gradient if it is computed by the compiled function.
@@ -192,7 +189,7 @@ def _run_chunks(
     gradients: _Gradients | None,
 ) -> Tensor:
     """Return the sums of `ce`, `mlm` and `mse` over all rows, (3,), and complete the gradients."""
-    teacher, chunk_rows = settings.teacher, CHUNK_ROWS.get(hidden.device.type, 1024)
+    teacher, chunk_rows = settings.teacher, CHUNK_ROWS[hidden.device.type]
     if isinstance(teacher, DenseTeacher):
         teacher = DenseTeacher(teacher.hidden, *_pad(teacher.weight, teacher.bias.to(teacher.weight.dtype)))
     sums = torch.zeros(3, dtype=torch.float32, device=hidden.device)
@@ -223,7 +220,7 @@ def _run_blocks(
         gradients, sums = fused_vocabulary_terms(student, targets, factors, formula)
         parts = tuple(gradients)
     else:
-        sums, block_rows = torch.zeros_like(factors), BLOCK_ROWS.get(device.type, 256)
+        sums, block_rows = torch.zeros_like(factors), BLOCK_ROWS[device.type]
         for start in range(0, rows, block_rows):
             block = slice(start, start + block_rows)
             logits = student.select(block)

@@ -22,7 +22,7 @@ from distilray.finetuning.features import truncating_tokenizer
 from distilray.finetuning.files import load_task
 from distilray.formats.lines import first_lines
 from distilray.inference.backends import MaskedLMBackend, local_masked_lm, open_masked_lm
-from distilray.inference.encoding import length_sorted_batches
+from distilray.inference.encoding import length_sorted_batches, pad_batch
 from distilray.models.architectures import architecture_of
 from distilray.models.masked_lm import count_layer_parameters, count_parameters
 from distilray.models.onnx_format import ONNX_FILE
@@ -262,18 +262,10 @@ def padded_batches(singles: Sequence[Batch], *, batch_size: int, pad_id: int) ->
 
 
 def _stack(rows: Sequence[Batch], pad_id: int) -> Batch:
-    width = max(row.input_ids.shape[1] for row in rows)
-
-    def padded(name: str, value: int) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
-        array = np.full((len(rows), width), value, dtype=np.int64)
-        for number, row in enumerate(rows):
-            ids = getattr(row, name)[0]
-            array[number, : len(ids)] = ids
-        return array
-
-    index = np.concatenate([number * width + row.mask_index for number, row in enumerate(rows)])
+    ids, attention = pad_batch([row.input_ids[0] for row in rows], pad_id)
+    types, _ = pad_batch([row.token_type_ids[0] for row in rows], 0)
+    index = np.concatenate([number * ids.shape[1] + row.mask_index for number, row in enumerate(rows)])
     labels = np.concatenate([row.mask_labels for row in rows])
-    ids, attention, types = padded("input_ids", pad_id), padded("attention_mask", 0), padded("token_type_ids", 0)
     return Batch(ids, attention, types, index, labels)
 
 

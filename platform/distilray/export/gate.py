@@ -23,16 +23,6 @@ _SHAPES = ((1, 3, 1), (1, 17, 2), (3, 8, 0), (5, 9, 7), (4, 33, 6), (2, 128, 40)
 
 
 @dataclass(frozen=True)
-class ParityCase:
-    """Inputs of one shape, with rows of different lengths and padding."""
-
-    input_ids: NDArray[np.int64]
-    attention_mask: NDArray[np.int64]
-    mask_index: NDArray[np.int64]
-    token_type_ids: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
 class ParityResult:
     """Largest absolute difference between the logits of a graph and of the model, for one shape."""
 
@@ -43,13 +33,16 @@ class ParityResult:
     max_difference: float
 
 
-def parity_cases(*, vocabulary_size: int, max_length: int, seed: int) -> list[ParityCase]:
-    """Return random inputs of several shapes, up to the maximum length of the model."""
+def parity_cases(*, vocabulary_size: int, max_length: int, seed: int) -> list[Batch]:
+    """Return random batches of several shapes, up to the maximum length of the model, with rows of different lengths.
+
+    Their labels are the ids themselves.
+    """
     shapes = dict.fromkeys((rows, min(length, max_length), masks) for rows, length, masks in _SHAPES)
     return [_case(shape, vocabulary_size, generator(seed, number)) for number, shape in enumerate(shapes)]
 
 
-def _case(shape: tuple[int, int, int], vocabulary_size: int, random: np.random.Generator) -> ParityCase:
+def _case(shape: tuple[int, int, int], vocabulary_size: int, random: np.random.Generator) -> Batch:
     rows, length, masks = shape
     lengths = random.integers((length + 1) // 2, length, size=rows, endpoint=True)
     lengths[0] = length
@@ -57,16 +50,13 @@ def _case(shape: tuple[int, int, int], vocabulary_size: int, random: np.random.G
     is_token = columns < lengths[:, None]
     types = (columns >= lengths[:, None] // 2) & is_token
     positions = np.flatnonzero(is_token)
-    return ParityCase(
-        input_ids=random.integers(0, vocabulary_size, size=(rows, length)),
-        attention_mask=is_token.astype(np.int64),
-        mask_index=np.sort(random.choice(positions, min(masks, len(positions)), replace=False)),
-        token_type_ids=types.astype(np.int64),
-    )
+    ids = random.integers(0, vocabulary_size, size=(rows, length))
+    index = np.sort(random.choice(positions, min(masks, len(positions)), replace=False))
+    return Batch(ids, is_token.astype(np.int64), types.astype(np.int64), index, ids.reshape(-1)[index])
 
 
 def compare_logits(
-    reference: MaskedLMBackend, exported: MaskedLMBackend, cases: Sequence[ParityCase], *, graph: str
+    reference: MaskedLMBackend, exported: MaskedLMBackend, cases: Sequence[Batch], *, graph: str
 ) -> list[ParityResult]:
     """Compare the logits of two models case by case.
 

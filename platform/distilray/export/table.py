@@ -11,7 +11,7 @@ from distilray.config.export import ExportModelConfig
 from distilray.export.variants import REPORT_FILE
 from distilray.models.hub import README_FILE, push
 from distilray.models.processor import format_cpu_features, has_fast_int8
-from distilray.models.sources import MODEL_FILES, TOKENIZER_CONFIG_FILE, localize
+from distilray.models.sources import SAVED_FILES, localize
 from distilray.runtime import storage
 from distilray.runtime.run_folder import RunFolder
 
@@ -40,7 +40,7 @@ def show_export(folder: RunFolder) -> None:
 def pushed_files(config: ExportModelConfig, folder: RunFolder) -> dict[str, str]:
     """Return the files of an upload: model, report and model card at the top level, and one folder per format."""
     source = localize(config.model_dir)
-    model_files = {name: storage.join(source, name) for name in (*MODEL_FILES, TOKENIZER_CONFIG_FILE)}
+    model_files = {name: storage.join(source, name) for name in SAVED_FILES}
     reports = {name: folder.path(name) for name in (REPORT_FILE, README_FILE)}
     formats = {
         f"{variant}/{uri.rpartition('/')[2]}": uri

@@ -10,7 +10,7 @@ from distilray.config.export import ExportModelConfig
 from distilray.errors import InputError
 from distilray.formats.lines import first_lines
 from distilray.inference.encoding import length_sorted_batches, pad_batch
-from distilray.pretraining_data.batches import Batch, heldout_batches
+from distilray.pretraining_data.batches import Batch, collate, heldout_rows
 from distilray.pretraining_data.shard_cache import ShardCache
 from distilray.pretraining_data.shards import ShardSet
 from distilray.pretraining_data.tokenizer import Vocabulary, build_tokenizer, vocabulary_of
@@ -90,7 +90,6 @@ def _batch(rows: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]], vocabula
 def _heldout_text(config: ExportModelConfig, shards_dir: str, tokenizer_json: str) -> MaskedBatches:
     vocabulary = vocabulary_of(tokenizer_json)
     shards = ShardSet(shards_dir, "heldout", verify=True, cache=ShardCache(config.cache))
-    batches = heldout_batches(shards, batch_size=config.batch_size, pad_id=vocabulary.pad, limit=config.max_examples)
-    return MaskedBatches(
-        [batch.fully_masked(vocabulary.mask) for batch in batches], min(len(shards), config.max_examples), 0
-    )
+    rows = heldout_rows(shards, batch_size=config.batch_size, limit=config.max_examples)
+    batches = [collate(shards, planned, pad_id=vocabulary.pad).fully_masked(vocabulary.mask) for planned in rows]
+    return MaskedBatches(batches, min(len(shards), config.max_examples), 0)

@@ -36,7 +36,7 @@ from distilray.models.masked_lm import (
 )
 from distilray.models.onnx_format import ONNX_FILE, ONNX_PACKAGES, import_onnx_package
 from distilray.models.processor import cpu_features, cpu_name, format_cpu_features
-from distilray.models.sources import CONFIG_FILE, WEIGHTS_FILE, localize
+from distilray.models.sources import WEIGHTS_FILE, localize
 from distilray.pretraining_data.shards import check_vocabulary
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from distilray.runtime import storage
@@ -122,23 +122,21 @@ def write_onnx_folder(folder: Path, model: Any, tokenizer_json: str, graph: byte
     Args:
         graph: result of `onnx_graph`, `standard_onnx_graph` or `int8_graph`.
     """
-    _write_companions(folder, model, tokenizer_json, "float32")
+    _write_companions(folder, model, tokenizer_json, torch.float32)
     (folder / ONNX_FILE).write_bytes(graph)
 
 
 def write_bf16_folder(folder: Path, model: Any, tokenizer_json: str) -> None:
     """Write a model folder of half the size that plain `transformers` can load."""
-    _write_companions(folder, model, tokenizer_json, "bfloat16")
+    _write_companions(folder, model, tokenizer_json, torch.bfloat16)
     tensors = {name: tensor.to(torch.bfloat16) for name, tensor in model_tensors(model).items()}
     save_file(tensors, folder / WEIGHTS_FILE, metadata=SAFETENSORS_METADATA)
 
 
-def _write_companions(folder: Path, model: Any, tokenizer_json: str, dtype: str) -> None:
+def _write_companions(folder: Path, model: Any, tokenizer_json: str, dtype: torch.dtype) -> None:
     folder.mkdir(parents=True)
-    for name, data in companion_files(model, tokenizer_json).items():
+    for name, data in companion_files(model, tokenizer_json, dtype).items():
         (folder / name).write_bytes(data)
-    config = json.loads((folder / CONFIG_FILE).read_bytes())
-    (folder / CONFIG_FILE).write_text(json.dumps({**config, "dtype": dtype}, indent=1, sort_keys=True))
 
 
 def _build(config: ExportModelConfig, source: ExportSource, work: Path) -> list[ParityResult]:

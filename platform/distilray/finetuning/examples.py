@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from distilray.errors import InputError
 from distilray.finetuning.tasks import FineTuneTask
 
-_AGAIN = "get the official file again"
+AGAIN = "get the official file again"
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ def check_row_count(where: str, task: FineTuneTask, split: str, counts: Sequence
     """
     official = task.row_counts.get(split, ())
     if not counts[0]:
-        raise InputError(f"{where}: no rows; {_AGAIN}")
+        raise InputError(f"{where}: no rows; {AGAIN}")
     if not official or any(count in official for count in counts):
         return
-    hint = task.row_count_hints.get((split, counts[0]), _AGAIN)
+    hint = task.row_count_hints.get((split, counts[0]), AGAIN)
     if split not in task.test:  # the leaderboard only accepts predictions for the official test rows
         hint += ", or set allow_other_row_counts=true for another release or your own rows"
     wanted = " or ".join(f"{count:,}" for count in official)
@@ -86,7 +86,7 @@ def check_scores(where: str, task: FineTuneTask, labels: Sequence[float]) -> Non
     low, high = task.label_range
     if task.is_regression and max(labels) <= 1.0 < high:
         scores = f"{task.title} has {low:g} to {high:g}; multiply the scores by {high:g}"
-        raise InputError(f"{where}: no score above 1, and {scores}, or {_AGAIN}")
+        raise InputError(f"{where}: no score above 1, and {scores}, or {AGAIN}")
 
 
 def label_array(task: FineTuneTask, labels: Sequence[float]) -> NDArray[Any]:

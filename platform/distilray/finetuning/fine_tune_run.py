@@ -16,7 +16,7 @@ from distilray.finetuning.classifier import load_classifier, load_fine_tuned, sa
 from distilray.finetuning.classifier_training import ClassifierTraining, check_length, fine_tune
 from distilray.finetuning.dev_predictions import predictions_file, write_dev_predictions
 from distilray.finetuning.features import TaskFeatures
-from distilray.finetuning.fine_tune_state import CHECKPOINTS_FOLDER, Evaluation, EvaluationHistory
+from distilray.finetuning.fine_tune_state import Evaluation, EvaluationHistory
 from distilray.finetuning.metrics import predictions, task_scores
 from distilray.finetuning.objective import predict
 from distilray.finetuning.tasks import TASKS
@@ -24,7 +24,7 @@ from distilray.models.precision import compute_dtype, configure_arithmetic
 from distilray.models.processor import configure_cpu
 from distilray.models.sources import MODEL_FOLDER, localize
 from distilray.runtime import storage
-from distilray.training.checkpoint import newest_step
+from distilray.training.checkpoint import CHECKPOINTS_FOLDER, newest_step
 from distilray.training.process_group import Workers
 
 MODELS_FOLDER = "models"  # in the run folder of the job: the best model of each task
@@ -79,6 +79,9 @@ class FineTuneRunResult:
         return storage.join(self.folder, _TRAINING_FOLDER, MODEL_FOLDER)
 
 
+Results = Mapping[tuple[TaskName, int], FineTuneRunResult]  # by task and seed
+
+
 @dataclass(frozen=True)
 class FineTunePlan:
     """Settings shared by all fine-tuning runs of a job.
@@ -122,15 +125,15 @@ def execute_run(
     configure_arithmetic(device, deterministic=plan.deterministic)
     folder = storage.join(plan.folder_of(run), _TRAINING_FOLDER)
     training = ClassifierTraining(
-        _load_model(run).to(device),
-        features,
-        run.settings,
-        run.seed,
-        device,
-        compute_dtype(plan.precision, device, any_worker=workers.any),
-        workers,
-        _teacher_outputs(plan, run, features, device, workers),
-        plan.distillation,
+        model=_load_model(run).to(device),
+        features=features,
+        settings=run.settings,
+        seed=run.seed,
+        device=device,
+        dtype=compute_dtype(plan.precision, device, any_worker=workers.any),
+        workers=workers,
+        teacher_outputs=_teacher_outputs(plan, run, features, device, workers),
+        distillation=plan.distillation,
     )
     trained = None
     if run.start == ALREADY_FINE_TUNED:

@@ -14,12 +14,17 @@ from distilray.models.masked_lm import model_tensors
 from distilray.models.sources import MODEL_FOLDER, WEIGHTS_FILE
 from distilray.pretraining_data.sample_plan import PlanState
 from distilray.runtime import storage
-from distilray.training.checkpoint import BrokenCheckpointError, CheckpointStore, Snapshot, TrainingState
+from distilray.training.checkpoint import (
+    CHECKPOINTS_FOLDER,
+    BrokenCheckpointError,
+    CheckpointStore,
+    Snapshot,
+    TrainingState,
+)
 from distilray.training.optimizer import Updater
 from distilray.training.process_group import Workers
 
 EVALUATIONS_FILE = "evaluations.json"
-CHECKPOINTS_FOLDER = "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -184,34 +189,21 @@ class FineTuneState:
     def _read_state(self, folder: str, store: CheckpointStore) -> dict[str, Any]:
         """Return why the run ended (None if it did not), and its evaluations up to the newest checkpoint."""
         empty: dict[str, Any] = {"ended": None, "evaluations": []}
-        record = _read_record(folder)
-        if record is None:
+        file = storage.join(folder, EVALUATIONS_FILE)
+        if not storage.exists(file):
             return empty
+        record = json.loads(storage.read_bytes(file))
         if record["identity"] != self._identity:
-            file = storage.join(folder, EVALUATIONS_FILE)
             raise BrokenCheckpointError(f"{file}: belongs to a fine-tuning run with other settings or data")
         if record["ended"]:
             return {name: record[name] for name in empty}
         newest = store.newest()
-        self.evaluations = [one for one in read_evaluations(folder) if newest and one.step <= newest.step]
+        evaluations = [Evaluation(**one) for one in record["evaluations"]]
+        self.evaluations = [one for one in evaluations if newest and one.step <= newest.step]
         if self.evaluations and not store.is_intact(self.best.step):
             self._notice(f"CHECKPOINT {store.path(self.best.step)} IS BROKEN: starting over")
             return empty
         return {"ended": None, "evaluations": [asdict(one) for one in self.evaluations]}
-
-
-def read_evaluations(folder: str) -> list[Evaluation]:
-    """Return all evaluations in the folder of a run, including those that a resumed run will repeat."""
-    record = _read_record(folder)
-    return [] if record is None else [Evaluation(**one) for one in record["evaluations"]]
-
-
-def _read_record(folder: str) -> Mapping[str, Any] | None:
-    file = storage.join(folder, EVALUATIONS_FILE)
-    if not storage.exists(file):
-        return None
-    record: Mapping[str, Any] = json.loads(storage.read_bytes(file))
-    return record
 
 
 def _copy_weights(model: Any) -> dict[str, Tensor]:

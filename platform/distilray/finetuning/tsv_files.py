@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from distilray.errors import InputError
-from distilray.finetuning.examples import Examples, check_row_count, check_scores, label_array, parse_label
+from distilray.finetuning.examples import AGAIN, Examples, check_row_count, check_scores, label_array, parse_label
 from distilray.finetuning.tasks import FineTuneTask
 from distilray.runtime import storage
 from distilray.runtime.outputs import read_verified
 
-_AGAIN = "get the official file again"
 # Microsoft's own distribution of MRPC contains the dev rows in the train file, and a list of their ids.
 _MSR_TRAIN, _MSR_TEST = "msr_paraphrase_train.txt", "msr_paraphrase_test.txt"
 _MSR_DEV = ("dev_ids.tsv", "mrpc_dev_ids.tsv")
@@ -84,13 +83,13 @@ class _Table:
         """
         if any(list(self.names).count(name) != 1 for name in wanted):
             names = ", ".join(self.names)[:200]
-            raise InputError(f"{self.uri}: header {names!r}, expected {', '.join(wanted)}; {_AGAIN}")
+            raise InputError(f"{self.uri}: header {names!r}, expected {', '.join(wanted)}; {AGAIN}")
         indices = [self.names.index(name) for name in wanted]
         columns: list[list[str]] = [[] for _ in wanted]
         for number, line in self.lines:
             fields = line.split("\t")
             if len(fields) != len(self.names):
-                raise InputError(f"{self.uri}:{number}: {len(fields)} columns instead of {len(self.names)}; {_AGAIN}")
+                raise InputError(f"{self.uri}:{number}: {len(fields)} columns instead of {len(self.names)}; {AGAIN}")
             for column, index in zip(columns, indices, strict=True):
                 column.append(fields[index])
         return columns
@@ -117,11 +116,11 @@ def _lines(uri: str) -> list[str]:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         known = encoding.removesuffix("-sig").upper()
-        raise InputError(f"{uri}:{line}: not {known} ({error.reason}); save it as UTF-8, or {_AGAIN}") from None
+        raise InputError(f"{uri}:{line}: not {known} ({error.reason}); save it as UTF-8, or {AGAIN}") from None
     if "\0" in text.partition("\n")[0]:
-        raise InputError(f"{uri}:1: a zero byte, as in UTF-16 without a byte order mark; save it as UTF-8, or {_AGAIN}")
+        raise InputError(f"{uri}:1: a zero byte, as in UTF-16 without a byte order mark; save it as UTF-8, or {AGAIN}")
     if not text:
-        raise InputError(f"{uri}: the file is empty; {_AGAIN}")
+        raise InputError(f"{uri}: the file is empty; {AGAIN}")
     # Not str.splitlines, which also splits at characters that may be part of a text, such as U+0085.
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return lines if lines[-1] else lines[:-1]
@@ -134,7 +133,7 @@ def _labeled_examples(table: _Table, task: FineTuneTask, split: str, torn: int =
         try:
             labels.append(parse_label(task, word))
         except ValueError as error:
-            raise InputError(f"{table.uri}:{number}: {error}; {_AGAIN}") from None
+            raise InputError(f"{table.uri}:{number}: {error}; {AGAIN}") from None
     # Official row counts of QQP include fragments in some releases, and exclude them in others.
     check_row_count(table.uri, task, split, [len(label_words), len(label_words) + torn])
     check_scores(table.uri, task, labels)
@@ -147,7 +146,7 @@ def _read_test(uri: str, task: FineTuneTask, split: str) -> Examples:
     # A submission refers to rows by their position.
     for position, ((number, _), index) in enumerate(zip(table.lines, indices, strict=True)):
         if index != str(position):
-            raise InputError(f"{uri}:{number}: {task.index} {index[:40]!r} instead of {position}; {_AGAIN}")
+            raise InputError(f"{uri}:{number}: {task.index} {index[:40]!r} instead of {position}; {AGAIN}")
     check_row_count(uri, task, split, [len(indices)])
     return _examples(texts, task, None, table.remark)
 

@@ -1,13 +1,14 @@
 """Model folders in the layout of transformers: completeness check, tokenizer and revision."""
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer
 
 from distilray.errors import InputError
 from distilray.models.onnx_format import ONNX_FILE
-from distilray.models.sources import CONFIG_FILE, MODEL_FOLDER, TOKENIZER_FILE, WEIGHTS_FILE
+from distilray.models.sources import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, model_folder
 from distilray.runtime import storage
 from distilray.runtime.outputs import verify_file
 
@@ -15,14 +16,12 @@ TOKENIZER_FILES = (TOKENIZER_FILE, "vocab.txt")
 
 
 def check_model_folder(model_dir: str) -> str:
-    """Check that a model folder is complete without loading it, and return it. In a run folder this is `model/`.
+    """Check that a model folder is complete without loading it, and return it; see `model_folder` for runs.
 
     Raises:
         InputError: the folder or a file is missing, or a file differs from the manifest of its run.
     """
-    folder = storage.local_path(model_dir)
-    if (folder / MODEL_FOLDER).is_dir():
-        folder /= MODEL_FOLDER
+    folder = Path(model_folder(str(storage.local_path(model_dir))))
     if not folder.is_dir():
         raise InputError(f"{model_dir}: no such folder; choose a model folder, or run the job that writes it")
     weights = ONNX_FILE if (folder / ONNX_FILE).is_file() else WEIGHTS_FILE

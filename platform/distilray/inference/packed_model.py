@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from distilray.models.architectures import architecture_of
-from distilray.models.heads import decoder, head_transform
+from distilray.models.heads import decoder
 from distilray.models.precision import dtype_name
 
 Linear = Callable[[Tensor], Tensor]
@@ -52,7 +52,7 @@ class PackedMaskedLM:
         self._family = architecture_of(model.config)
         self._embeddings = self._family.embeddings_of(model)
         self._layers = list(_layers(model))
-        self._transform = head_transform(model)
+        self._transform = nn.Sequential(*self._family.head_of(model)[:-1])
         self._decoder = _linear(decoder(model))
 
     @torch.inference_mode()

@@ -22,10 +22,8 @@ def vocabulary_logits(model: Any, hidden: Tensor) -> Tensor:
 
 def apply_head_transform(model: Any, hidden: Tensor, *, compiled: bool = False) -> Tensor:
     """Return the input of the decoder, (..., dim), for hidden states (..., dim)."""
-    if compiled:
-        return _compiled_transform()(*architecture_of(model.config).head_of(model)[:-1], hidden)
-    output: Tensor = head_transform(model)(hidden)
-    return output
+    transform = _compiled_transform() if compiled else _transform
+    return transform(*architecture_of(model.config).head_of(model)[:-1], hidden)
 
 
 @functools.cache
@@ -37,11 +35,6 @@ def _compiled_transform() -> Callable[..., Tensor]:
 def _transform(dense: nn.Module, activation: nn.Module, norm: nn.Module, hidden: Tensor) -> Tensor:
     output: Tensor = norm(activation(dense(hidden)))
     return output
-
-
-def head_transform(model: Any) -> nn.Module:
-    """Return the masked-LM head without its decoder."""
-    return nn.Sequential(*architecture_of(model.config).head_of(model)[:-1])
 
 
 def decoder(model: Any) -> nn.Linear:

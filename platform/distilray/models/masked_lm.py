@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 from distilray.errors import InputError
 from distilray.models.architectures import ARCHITECTURES, architecture_of, family_name
 from distilray.models.heads import is_head_parameter
+from distilray.models.precision import dtype_name
 from distilray.models.sources import CONFIG_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 from distilray.runtime import storage
 
@@ -163,12 +164,16 @@ def save_model(model: Any, folder: Path, tokenizer_json: str) -> None:
     save_file(model_tensors(model), folder / WEIGHTS_FILE, metadata=SAFETENSORS_METADATA)
 
 
-def companion_files(model: Any, tokenizer_json: str) -> dict[str, bytes]:
-    """Return the content of all files of a model folder except the weights, by name."""
+def companion_files(model: Any, tokenizer_json: str, dtype: torch.dtype = torch.float32) -> dict[str, bytes]:
+    """Return the content of all files of a model folder except the weights, by name.
+
+    Args:
+        dtype: dtype of the weights.
+    """
     family = architecture_of(model.config)
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": model.config.max_position_embeddings}
     inputs = ["input_ids", *(["token_type_ids"] if family.reads_token_types else []), "attention_mask"]
-    config = {**model.config.to_dict(), "architectures": [type(model).__name__], "dtype": "float32"}
+    config = {**model.config.to_dict(), "architectures": [type(model).__name__], "dtype": dtype_name(dtype)}
     config.pop("_name_or_path", None)  # a local path
     return {
         CONFIG_FILE: json.dumps(config, indent=1, sort_keys=True).encode(),

@@ -4,12 +4,12 @@ import functools
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from pathlib import Path
 
 import torch
 
 from distilray.config.base import Precision
 from distilray.errors import InputError
+from distilray.models.processor import cpu_features
 
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _SERVING_DTYPES = {"auto": torch.float32, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -48,11 +48,6 @@ def fastest_precision(has_units: Callable[[Precision], bool]) -> Precision:
         has_units: returns whether the device has matrix units for a 16-bit precision.
     """
     return next((precision for precision in _AUTO_ORDER if has_units(precision)), "fp32")
-
-
-def preferred_dtype(device: torch.device) -> torch.dtype:
-    """Return the dtype of `precision: auto` on a device; see `fastest_precision`."""
-    return compute_dtype("auto", device)
 
 
 def compute_dtype(precision: str, device: torch.device, *, any_worker: Callable[[bool], bool] = bool) -> torch.dtype:
@@ -105,8 +100,4 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
 @functools.cache
 def cpu_has_bf16() -> bool:
     """Return whether the CPU has bf16 matrix instructions (AMX or AVX-512 BF16)."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return False
-    return "amx_bf16" in flags or "avx512_bf16" in flags
+    return not {"amx_bf16", "avx512_bf16"}.isdisjoint(cpu_features())

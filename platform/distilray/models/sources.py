@@ -28,6 +28,7 @@ from distilray.runtime.run_folder import is_complete, read_manifest
 MODEL_FOLDER = "model"  # inside a training run
 CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"  # optional
+SAVED_FILES = (*MODEL_FILES, TOKENIZER_CONFIG_FILE)  # of a model that we save
 _INNER_FOLDERS = (MODEL_FOLDER, "data/model")  # of a training run, of an MLflow model
 _NO_FOLDER = "no such folder; choose a run, a model folder, the URI of one, or hub:OWNER/NAME"
 CACHE_FOLDER = "~/.cache/distilray/models"

@@ -80,14 +80,6 @@ def collate(shards: ShardSet, planned: PlannedRows, *, pad_id: int, multiple: in
     )
 
 
-def heldout_batches(
-    shards: ShardSet, *, batch_size: int, pad_id: int, limit: int | None = None, rank: int = 0, num_workers: int = 1
-) -> Iterator[Batch]:
-    """Yield the batches of `heldout_rows`."""
-    for planned in heldout_rows(shards, batch_size=batch_size, limit=limit, rank=rank, num_workers=num_workers):
-        yield collate(shards, planned, pad_id=pad_id)
-
-
 def heldout_rows(
     shards: ShardSet, *, batch_size: int, limit: int | None = None, rank: int = 0, num_workers: int = 1
 ) -> Iterator[PlannedRows]:

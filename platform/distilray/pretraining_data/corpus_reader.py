@@ -40,9 +40,7 @@ class Corpus:
         Raises:
             InputError: the run is incomplete or of another job, the corpus is empty, or a file is missing or truncated.
         """
-        content = read_manifest(folder)["content"]
-        if content["job"] != "build_corpus":
-            raise InputError(f"{folder}: written by {content['job']}, not by build_corpus; correct corpus_dir")
+        content = read_manifest(folder, "build_corpus")["content"]
         outputs = dict(sorted(content["outputs"].items()))
         files = {name: entry["rows"] for name, entry in outputs.items()}
         if not sum(files.values()):

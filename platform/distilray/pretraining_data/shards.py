@@ -1,7 +1,7 @@
 """Arrow shards of masked examples: writing, memory-mapped reading, and checks against the manifest and tokenizer."""
 
+import functools
 import json
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -100,7 +100,7 @@ def _ragged(column: pa.ListArray) -> Ragged:
 
 def read_splits(shards_dir: str) -> set[str]:
     """Return the splits that a run of `jobs.encode_corpus` has written."""
-    outputs = _manifest_content(shards_dir)["outputs"].values()
+    outputs = read_manifest(shards_dir, "encode_corpus")["content"]["outputs"].values()
     return {entry["split"] for entry in outputs if "split" in entry}
 
 
@@ -116,7 +116,7 @@ def check_vocabulary(shards_dir: str, tokenizer_json: str, *, model: str, embedd
     Raises:
         InputError: with the sizes and hashes of both vocabularies.
     """
-    content = _manifest_content(shards_dir)
+    content = read_manifest(shards_dir, "encode_corpus")["content"]
     model_hash, model_ids = tokenizer_hash(tokenizer_json), vocabulary_of(tokenizer_json).size
     shards_hash = content["counts"]["tokenizer_hash"]
     if shards_hash != model_hash:
@@ -131,13 +131,6 @@ def check_vocabulary(shards_dir: str, tokenizer_json: str, *, model: str, embedd
             f"{model}: its tokenizer has {model_ids:,} ids, its config.json a vocab_size of {embeddings:,}; choose a "
             "folder whose files belong to the same model"
         )
-
-
-def _manifest_content(shards_dir: str) -> dict[str, Any]:
-    content: dict[str, Any] = read_manifest(shards_dir)["content"]
-    if content["job"] != "encode_corpus":
-        raise InputError(f"{shards_dir}: written by {content['job']}, not by encode_corpus; correct shards_dir")
-    return content
 
 
 class ShardSet:
@@ -174,7 +167,7 @@ class ShardSet:
         cache: ShardCache | None = None,
         only: Collection[str] | None = None,
     ) -> None:
-        manifest = _manifest_content(shards_dir)
+        manifest = read_manifest(shards_dir, "encode_corpus")["content"]
         shards_hash: str = manifest["counts"]["tokenizer_hash"]
         if tokenizer_hash is not None and shards_hash != tokenizer_hash:
             raise InputError(
@@ -195,7 +188,7 @@ class ShardSet:
         self._outputs = RunOutputs.from_manifest(shards_dir, manifest)
         self._starts = np.cumsum([0, *self.shard_rows])
         self._cache = cache or ShardCache()
-        self._open: OrderedDict[int, Shard] = OrderedDict()
+        self._shard = functools.lru_cache(maxsize=_MAX_OPEN_SHARDS)(self._open_shard)
         self._outputs.check_sizes(self.names)
         if verify:
             self.verify(np.arange(len(self)))
@@ -278,14 +271,8 @@ class ShardSet:
             result[selected] = values(self._shard(shard), local_rows[selected])
         return result
 
-    def _shard(self, index: int) -> Shard:
-        if index in self._open:
-            self._open.move_to_end(index)
-            return self._open[index]
-        self._open[index] = Shard.open(*self._file(index))
-        if len(self._open) > _MAX_OPEN_SHARDS:
-            self._open.popitem(last=False)
-        return self._open[index]
+    def _open_shard(self, index: int) -> Shard:
+        return Shard.open(*self._file(index))
 
     def _file(self, index: int) -> tuple[str, str]:
         """Return the local file and the URI of a shard."""

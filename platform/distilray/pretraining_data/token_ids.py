@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, chain
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -175,6 +176,6 @@ def gather_slices(values: NDArray[np.uint16], starts: Int64Array, lengths: Int64
     return values[np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)]
 
 
-def list_array(values: NDArray[np.uint16], lengths: Int64Array) -> pa.ListArray:
+def list_array(values: NDArray[Any], lengths: Sequence[int] | Int64Array) -> pa.ListArray:
     """Return concatenated values as an Arrow list array."""
     return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)), values)

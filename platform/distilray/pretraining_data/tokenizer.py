@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from distilray.config.pretraining_data import MAX_VOCABULARY
 from distilray.errors import InputError
 from distilray.runtime import storage
-from distilray.runtime.outputs import verify_file
+from distilray.runtime.outputs import read_verified
 
 TOKENIZER_FILE = "tokenizer.json"
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -51,8 +51,7 @@ def read_tokenizer(model_dir: str) -> str:
     file = storage.join(model_dir, TOKENIZER_FILE)
     if not storage.exists(file):
         raise InputError(f"{file}: not found; choose a folder that contains a tokenizer")
-    data = storage.read_bytes(file)
-    verify_file(file, hashlib.sha256(data).hexdigest())
+    data = read_verified(file)
     try:
         tokenizer = Tokenizer.from_str(data.decode())
     except Exception as error:  # tokenizers raises plain Exception

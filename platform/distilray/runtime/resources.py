@@ -91,17 +91,6 @@ class Need:
         return f"{self.count} {self.noun}{'' if self.count == 1 else 's'} with {amounts}{where}"
 
 
-def training_workers(count: int, *, cpus: float, use_gpu: bool) -> Need:
-    """Return the need of a training or fine-tuning run.
-
-    Args:
-        count: number of workers.
-        cpus: CPUs per worker.
-    """
-    remedy = "lower scaling.num_workers or scaling.cpus_per_worker, or set scaling.use_gpu=false"
-    return Need("worker", remedy, cpus=cpus, gpus=int(use_gpu), count=count)
-
-
 def ensure_capacity(need: Need, *, job: str, run_dir: str | None = None) -> int:
     """Ensure that the cluster has room for `need`, and return how many of its bundles fit at the same time.
 

@@ -23,6 +23,7 @@ from distilray.models.sources import WEIGHTS_FILE
 from distilray.pretraining_data.sample_plan import PlanState
 from distilray.runtime import storage
 
+CHECKPOINTS_FOLDER = "checkpoints"  # in the folder of a run
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
 _SCHEMA = 2

@@ -12,7 +12,7 @@ from ray.train.torch import TorchTrainer, get_device
 from distilray.config.distillation import ScalingConfig
 from distilray.config.glue import FineTuneScaling
 from distilray.runtime import storage
-from distilray.runtime.resources import Need, training_workers
+from distilray.runtime.resources import Need
 from distilray.runtime.session import ENVIRONMENT
 from distilray.runtime.signals import run_interruptibly
 
@@ -91,4 +91,5 @@ def _min_workers(scaling: ScalingConfig | FineTuneScaling) -> int | None:
 
 
 def _need(scaling: ScalingConfig | FineTuneScaling, count: int) -> Need:
-    return training_workers(count, cpus=scaling.cpus_per_worker, use_gpu=scaling.use_gpu)
+    remedy = "lower scaling.num_workers or scaling.cpus_per_worker, or set scaling.use_gpu=false"
+    return Need("worker", remedy, cpus=scaling.cpus_per_worker, gpus=int(scaling.use_gpu), count=count)

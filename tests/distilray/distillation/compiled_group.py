@@ -11,8 +11,8 @@ from torch._dynamo.utils import counters
 from torch.nn.parallel import DistributedDataParallel
 
 from distilray.config.distillation import LossConfig
+from distilray.distillation.compilation import compile_layers
 from distilray.distillation.objective import DistillationLoss, TensorBatch
-from distilray.models.compiled_layers import compile_layers
 from distilray.models.masked_lm import load_masked_lm
 from distilray.pretraining_data.batches import collate
 from tests.distilray.training.worker_group import join

@@ -12,8 +12,8 @@ import torch
 from torch._dynamo.utils import counters
 
 from distilray.config.distillation import LossConfig
+from distilray.distillation.compilation import compile_layers
 from distilray.distillation.objective import LossDivisors, TensorBatch
-from distilray.models.compiled_layers import compile_layers
 from distilray.models.masked_lm import encode, load_masked_lm
 from distilray.models.student import create_student
 from distilray.pretraining_data.batches import Batch

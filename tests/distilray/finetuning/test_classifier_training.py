@@ -1,7 +1,7 @@
 import functools
 import itertools
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -13,7 +13,6 @@ from distilray.errors import InputError
 from distilray.finetuning import classifier_training
 from distilray.finetuning.classifier import load_fine_tuned
 from distilray.finetuning.classifier_training import ClassifierTraining, fine_tune
-from distilray.finetuning.fine_tune_state import read_evaluations
 from distilray.finetuning.metrics import majority_scores
 from distilray.finetuning.tasks import TASKS
 from distilray.training.checkpoint import BrokenCheckpointError
@@ -32,6 +31,10 @@ class KilledError(Exception):
 
 def changed(**changes):
     return FOUR.model_copy(update=changes)
+
+
+def stored_evaluations(folder):
+    return json.loads((folder / "evaluations.json").read_bytes())["evaluations"]
 
 
 @pytest.fixture(scope="module")
@@ -162,19 +165,18 @@ def test_only_the_newest_and_the_best_checkpoint_are_kept_and_the_best_weights_a
 
 def test_the_training_time_excludes_the_time_of_an_interruption(train, interrupt, tmp_path):
     interrupt(tmp_path, 3, clock=itertools.count(0, 10).__next__)
-    before = read_evaluations(str(tmp_path))[-1].seconds
+    before = stored_evaluations(tmp_path)[-1]["seconds"]
     history, _ = train(folder=tmp_path, clock=itertools.count(5000).__next__)
     assert before < history.evaluations[2].seconds < before + 10
     assert [each.seconds for each in history.evaluations] == sorted(each.seconds for each in history.evaluations)
 
 
 def test_a_finished_run_contains_the_best_model_and_is_not_trained_again(train, tmp_path, monkeypatch):
-    assert read_evaluations(str(tmp_path)) == []
     result = train(folder=tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["evaluations.json", "model"]
     model = load_fine_tuned(str(tmp_path / "model"), TASKS["cola"])
     assert are_equal(dict(model.named_parameters()), result[1])
-    assert read_evaluations(str(tmp_path)) == result[0].evaluations
+    assert stored_evaluations(tmp_path) == [asdict(each) for each in result[0].evaluations]
     monkeypatch.setattr(classifier_training, "train", None)
     history, weights = train(changed(seeds=[1, 7]), folder=tmp_path)  # other seeds of the task have their own runs
     assert history == result[0]

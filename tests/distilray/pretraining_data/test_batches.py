@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from distilray.pretraining_data.batches import collate, heldout_batches, prefetch
+from distilray.pretraining_data.batches import collate, heldout_rows, prefetch
 from distilray.pretraining_data.sample_plan import PlannedRows
 from distilray.pretraining_data.shards import ShardSet
 from tests.tiny.models import MAX_SEQ_LENGTH
@@ -77,8 +77,11 @@ def rows_in(batches):
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])
 def test_heldout_batches_contain_every_row_once_for_any_number_of_workers(shards_dir, batch_size, num_workers, limit):
     shards = ShardSet(shards_dir, "heldout")
-    settings = {"batch_size": batch_size, "pad_id": PAD, "limit": limit, "num_workers": num_workers}
-    by_worker = [list(heldout_batches(shards, rank=rank, **settings)) for rank in range(num_workers)]
+    settings = {"batch_size": batch_size, "limit": limit, "num_workers": num_workers}
+    by_worker = [
+        [collate(shards, planned, pad_id=PAD) for planned in heldout_rows(shards, rank=rank, **settings)]
+        for rank in range(num_workers)
+    ]
     batches = [batch for worker in by_worker for batch in worker]
     assert max(len(batch.input_ids) for batch in batches) <= batch_size
     rows = np.arange(len(shards))[:limit]

@@ -3,7 +3,7 @@
 import pytest
 
 from distilray.errors import InputError
-from distilray.runtime.resources import GIB, Need, Node, check_capacity, training_workers
+from distilray.runtime.resources import GIB, Need, Node, check_capacity
 
 
 def node(cpus, gpus=0, gib=64.0, **labels):
@@ -47,8 +47,8 @@ def test_a_local_cluster_refuses_only_needs_that_exceed_it():
 @pytest.mark.parametrize(
     ("need", "text"),
     [
-        (training_workers(2, cpus=4, use_gpu=True), "2 workers with 4 CPU, 1 GPU"),
-        (training_workers(1, cpus=0.5, use_gpu=False), "1 worker with 0.5 CPU"),
+        (Need("worker", "", cpus=4, gpus=1, count=2), "2 workers with 4 CPU, 1 GPU"),
+        (Need("worker", "", cpus=0.5), "1 worker with 0.5 CPU"),
         (need(1, gib=2, labels={"role": "data"}), "1 worker with 1 CPU, 2.0 GiB of memory on nodes with role=data"),
     ],
 )

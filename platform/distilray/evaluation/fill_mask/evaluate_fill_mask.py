@@ -25,7 +25,7 @@ from distilray.evaluation.fill_mask.chunk_scorer import (
 from distilray.evaluation.fill_mask.examples import MaskedExample
 from distilray.evaluation.fill_mask.pipeline import score_files
 from distilray.evaluation.fill_mask.readers import DataFile, check_file, data_files, limit_rows, read_examples
-from distilray.evaluation.fill_mask.scoring import Batch, HeldoutShards, measure_latencies, model_dirs, single_batches
+from distilray.evaluation.fill_mask.scoring import HeldoutShards, measure_latencies, model_dirs, single_batches
 from distilray.evaluation.fill_mask.summary import (
     BOTH,
     SCORES_FILE,
@@ -39,6 +39,7 @@ from distilray.evaluation.fill_mask.windows import encode_examples
 from distilray.evaluation.fill_mask_metrics import percentile
 from distilray.models.masked_lm import count_parameters, load_masked_lm, read_model_config
 from distilray.models.sources import WEIGHTS_FILE
+from distilray.pretraining_data.batches import Batch
 from distilray.pretraining_data.tokenizer import read_tokenizer, tokenizer_hash, vocabulary_of
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome, Quantity

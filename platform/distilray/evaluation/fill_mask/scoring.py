@@ -26,8 +26,7 @@ from distilray.models.heads import vocabulary_logits
 from distilray.models.masked_lm import encode, read_model_config
 from distilray.models.precision import autocast, compute_dtype
 from distilray.models.sources import localize
-from distilray.pretraining_data.batches import Batch as PaddedBatch
-from distilray.pretraining_data.batches import collate, heldout_rows, padded_width
+from distilray.pretraining_data.batches import Batch, collate, heldout_rows, padded_width
 from distilray.pretraining_data.sample_plan import PlannedRows
 from distilray.pretraining_data.shard_cache import ShardCache
 from distilray.pretraining_data.shards import ShardSet, check_vocabulary
@@ -35,23 +34,6 @@ from distilray.pretraining_data.tokenizer import Vocabulary, read_tokenizer, voc
 from distilray.runtime.progress import Progress
 
 _HEAD_BATCH = 256  # masks per call of the masked-LM head, which limits the logits to about 30 MB
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Model inputs with the positions to predict.
-
-    Attributes:
-        input_ids, attention_mask, token_type_ids: (batch, length).
-        index: (masks,) positions in the flattened (batch x length) input.
-        labels: (masks,) true token ids at these positions.
-    """
-
-    input_ids: Tensor
-    attention_mask: Tensor
-    token_type_ids: Tensor | None
-    index: Tensor
-    labels: Tensor
 
 
 def model_dirs(config: EvaluateFillMaskConfig) -> dict[str, str]:
@@ -67,12 +49,10 @@ def predict_masks(model: Any, batch: Batch, precision: str) -> tuple[Ints, NDArr
     The masked-LM head is applied only to the masks.
     """
     device = next(model.parameters()).device
-    dtype = compute_dtype(precision, device)
-    types = None if batch.token_type_ids is None else batch.token_type_ids.to(device)
-    with autocast(device, dtype):
-        hidden = encode(model, batch.input_ids.to(device), batch.attention_mask.to(device), types)
-    at_masks = hidden.flatten(0, 1)[batch.index.to(device)].float()  # in bf16, rounded logits would often be equal
-    labels = batch.labels.to(device)
+    index, labels = (torch.from_numpy(each).to(device) for each in (batch.mask_index, batch.mask_labels))
+    with autocast(device, compute_dtype(precision, device)):
+        hidden = encode(model, *(tensor.to(device) for tensor in _encoder_inputs(batch)))
+    at_masks = hidden.flatten(0, 1)[index].float()  # in bf16, rounded logits would often be equal
     ranks, losses, best = [], [], []
     for start in range(0, len(labels), _HEAD_BATCH):
         logits = vocabulary_logits(model, at_masks[start : start + _HEAD_BATCH])
@@ -85,6 +65,11 @@ def predict_masks(model: Any, batch: Batch, precision: str) -> tuple[Ints, NDArr
         torch.cat(losses).double().cpu().numpy(),
         torch.cat(best).cpu().numpy(),
     )
+
+
+def _encoder_inputs(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    ids, mask, types = map(torch.from_numpy, (batch.input_ids, batch.attention_mask, batch.token_type_ids))
+    return ids, mask, types
 
 
 @dataclass(frozen=True)
@@ -138,10 +123,9 @@ class HeldoutShards:
         with Progress(f"evaluate_fill_mask {name}", total=self.examples, unit="examples") as progress:
             for planned in heldout_rows(self._shards, batch_size=size, limit=self._config.max_examples):
                 padded = collate(self._shards, planned, pad_id=self._vocabulary.pad)
-                width = padded.input_ids.shape[1]
-                batch = _tensors(padded.fully_masked(self._vocabulary.mask))
+                batch = padded.fully_masked(self._vocabulary.mask)
                 predictions = predict_masks(model, batch, self._config.precision)
-                batches.append((planned.rows[padded.mask_index // width], *predictions))
+                batches.append((planned.rows[batch.mask_index // batch.input_ids.shape[1]], *predictions))
                 progress.advance(len(planned.rows))
         return MaskScores(*(np.concatenate(arrays) for arrays in zip(*batches, strict=True)))
 
@@ -152,12 +136,7 @@ class HeldoutShards:
         padded = [
             collate(self._shards, planned_rows, pad_id=self._vocabulary.pad, multiple=1) for planned_rows in planned
         ]
-        return [_tensors(batch.fully_masked(self._vocabulary.mask)) for batch in padded]
-
-
-def _tensors(batch: PaddedBatch) -> Batch:
-    arrays = (batch.input_ids, batch.attention_mask, batch.token_type_ids, batch.mask_index, batch.mask_labels)
-    return Batch(*map(torch.from_numpy, arrays))
+        return [batch.fully_masked(self._vocabulary.mask) for batch in padded]
 
 
 @dataclass(frozen=True)
@@ -242,9 +221,8 @@ class _Queries:
         all_slots = np.concatenate(slots)
         attention = np.arange(width) < self.lengths[list(rows)][:, None]
         labels = self._windows.labels[all_slots % len(self._windows.labels)]
-        arrays = (input_ids, attention.astype(np.int64), np.concatenate(index), labels)
-        ids, mask, positions, true_ids = (torch.from_numpy(array) for array in arrays)
-        return Batch(ids, mask, None, positions, true_ids), all_slots
+        types = np.zeros_like(input_ids)
+        return Batch(input_ids, attention.astype(np.int64), types, np.concatenate(index), labels), all_slots
 
     def _fill_row(self, row: int, input_ids: NDArray[np.int64]) -> Iterator[tuple[Ints, Ints]]:
         """Write the ids of a query to `input_ids` and yield the slots and positions of its predictions."""
@@ -292,7 +270,7 @@ def measure_latencies(model: Any, batches: Sequence[Batch]) -> list[float]:
     times = []
     for batch in [*batches[:1], *batches]:
         started = time.perf_counter()
-        hidden = encode(model, batch.input_ids, batch.attention_mask, batch.token_type_ids)
-        vocabulary_logits(model, hidden.flatten(0, 1)[batch.index])
+        hidden = encode(model, *_encoder_inputs(batch))
+        vocabulary_logits(model, hidden.flatten(0, 1)[torch.from_numpy(batch.mask_index)])
         times.append((time.perf_counter() - started) * 1e3)
     return times[1:]

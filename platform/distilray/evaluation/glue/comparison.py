@@ -53,14 +53,12 @@ class TaskScore:
     Attributes:
         error: standard error over the dev rows; nan if their number is unknown.
         interval: interval of the score; None for a run without dev predictions.
-        above_majority_interval: the same for the difference to the majority baseline.
     """
 
     score: float
     majority: float
     error: float
     interval: Interval | None = None
-    above_majority_interval: Interval | None = None
 
     @property
     def above_majority(self) -> float:
@@ -193,14 +191,8 @@ def score_intervals(
 def task_score(scores: Values, task: TaskName) -> TaskScore:
     """Return the score of a task from `scores.json`; files of earlier versions have no intervals."""
     score, majority = scores["summary"][task][SCORE]["median"], scores["majority"][task][SCORE]
-    intervals = scores.get("intervals", {}).get(task, {})
-    return TaskScore(
-        score,
-        majority,
-        score_error(task, SCORE, score, scores.get("dev_rows", {}).get(task) or official_dev_rows(task)),
-        intervals.get(SCORE),
-        intervals.get("above_majority"),
-    )
+    error = score_error(task, SCORE, score, scores.get("dev_rows", {}).get(task) or official_dev_rows(task))
+    return TaskScore(score, majority, error, scores.get("intervals", {}).get(task, {}).get(SCORE))
 
 
 def score_error(task: TaskName, metric: str, value: float, rows: Mapping[str, int]) -> float:

@@ -23,28 +23,21 @@ from distilray.finetuning.fine_tune_run import (
     MODELS_FOLDER,
     FineTunePlan,
     FineTuneRunResult,
+    Results,
     read_predictions,
 )
 from distilray.finetuning.metrics import majority_scores
 from distilray.finetuning.objective import total_steps
 from distilray.models.masked_lm import read_model_config
-from distilray.models.sources import (
-    MODEL_FILES,
-    TOKENIZER_CONFIG_FILE,
-    WEIGHTS_FILE,
-    localize,
-)
+from distilray.models.sources import SAVED_FILES, WEIGHTS_FILE, localize
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome
-from distilray.runtime.outputs import verify_file
-from distilray.runtime.run_folder import RunFolder, read_manifest
+from distilray.runtime.outputs import read_verified
+from distilray.runtime.run_folder import RunFolder
 from distilray.runtime.session import ray_session
 
 SCORES_FILE = "scores.json"
 SUBMISSION_FILE = "submission.zip"
-_MODEL_FILES = (*MODEL_FILES, TOKENIZER_CONFIG_FILE)
-
-Results = Mapping[tuple[TaskName, int], FineTuneRunResult]
 
 
 def plan_glue(config: EvaluateGlueConfig) -> dict[str, object]:
@@ -96,7 +89,7 @@ def evaluate_glue(config: EvaluateGlueConfig, folder: RunFolder) -> Outcome:
     submission = _submit(config, data, results, folder)
     mean, count = macro_score(scores["summary"])
     counts = {key: scores[key] for key in ("summary", "missing", "remarks", "model_hash")}
-    models = [f"{MODELS_FOLDER}/{task}/{name}" for task in data for name in _MODEL_FILES]
+    models = [f"{MODELS_FOLDER}/{task}/{name}" for task in data for name in SAVED_FILES]
     predictions = [predictions_file(task, seed) for task, seed in results]
     outputs = folder.describe_outputs([SCORES_FILE, *models, *predictions])
     overall = f", macro score {100 * mean:.1f} over {count} of {len(GLUE_TASKS)}" if count else ""
@@ -246,15 +239,9 @@ def _read_teacher(config: EvaluateGlueConfig) -> Mapping[str, Any] | None:
     """Return the scores of the teacher's run.
 
     Raises:
-        InputError: the folder is not a complete run of this job.
+        InputError: the file differs from the one that the run wrote.
     """
     if config.teacher_run_dir is None:
         return None
-    if read_manifest(config.teacher_run_dir)["content"]["job"] != "evaluate_glue":
-        raise InputError(
-            f"teacher_run_dir: {config.teacher_run_dir} is not a run of jobs.evaluate_glue; set it to one, or omit it"
-        )
-    file = storage.join(config.teacher_run_dir, SCORES_FILE)
-    verify_file(file)
-    scores: Mapping[str, Any] = json.loads(storage.read_bytes(file))
+    scores: Mapping[str, Any] = json.loads(read_verified(storage.join(config.teacher_run_dir, SCORES_FILE)))
     return scores

@@ -15,7 +15,7 @@ from distilray.evaluation.glue.comparison import (
 from distilray.evaluation.glue.table import task_remarks
 from distilray.finetuning.dev_predictions import DevPredictions, read_dev_predictions, read_seed_predictions
 from distilray.finetuning.files import TaskData
-from distilray.finetuning.fine_tune_run import FineTuneRunResult
+from distilray.finetuning.fine_tune_run import Results
 from distilray.finetuning.metrics import majority_answer
 from distilray.finetuning.tasks import TASKS
 from distilray.runtime.seeding import generator
@@ -23,7 +23,6 @@ from distilray.runtime.seeding import generator
 _SEED_STREAM = 302  # separates these random numbers from other uses of the seed
 
 Data = Mapping[TaskName, TaskData]
-Results = Mapping[tuple[TaskName, int], FineTuneRunResult]
 
 
 def add_intervals(scores: dict[str, Any], data: Data, results: Results, *, seed: int) -> None:

@@ -15,14 +15,7 @@ from distilray.config.plan import (
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.operations.plan.machines import DEVICES, find_machine
 from distilray.operations.plan.simulation import HOP_LATENCY_US, MICRO_STEP_FLOOR_S, OVERLAP, training_runs
-from distilray.operations.plan.workload import (
-    TrainingEstimate,
-    estimate_examples,
-    estimate_training,
-    flops_utilization,
-    resolve_precision,
-    step_work,
-)
+from distilray.operations.plan.workload import TrainingEstimate, device_speed, estimate_examples, estimate_training
 
 # Sanh et al. 2019.
 PUBLISHED_RUN, PUBLISHED_HOURS = "DistilBERT, 8 x V100", 90.0
@@ -61,11 +54,9 @@ def _describe_throughput(config: PlanConfig, training: TrainingEstimate) -> str:
         return f"{estimate.tokens_per_s:,.0f} tokens/s, from the recipe"
     if estimate.measured_run_dir is not None:
         return f"measured in {estimate.measured_run_dir}, including the time that its workers waited for each other"
-    precision = resolve_precision(training, device)
-    peak = device.peak(precision)
-    assert peak is not None
-    mfu, source, _ = flops_utilization(config, device, precision, step_work(training, precision))
-    return f"{mfu:.0%} of the {peak / 1e12:,.4g} TFLOPs/s of the {device.name} in {precision} ({source})"
+    speed = device_speed(config, training, device)
+    peak = f"{speed.peak / 1e12:,.4g} TFLOPs/s of the {device.name} in {speed.precision}"
+    return f"{speed.mfu:.0%} of the {peak} ({speed.source})"
 
 
 def list_warnings(config: PlanConfig, training: TrainingEstimate) -> list[str]:
@@ -77,8 +68,7 @@ def list_warnings(config: PlanConfig, training: TrainingEstimate) -> list[str]:
             f"a worker needs about {training.worker_gb:.1f} GB, but the {device.name} has {device.memory_gb:g}: "
             "lower micro_batch_size in the distill recipe, or set activation_checkpointing"
         )
-    precision = resolve_precision(training, device)
-    _, _, is_projected = flops_utilization(config, device, precision, step_work(training, precision))
+    is_projected = device_speed(config, training, device).is_projected
     if is_projected and estimate.tokens_per_s is None and estimate.measured_run_dir is None:
         warnings.append(
             f"the throughput of the {device.name} is a projection that nobody has checked on one: measure it in a run "

@@ -12,7 +12,7 @@ from distilray.config.plan import PlanConfig, SlowdownsConfig
 from distilray.distillation.cost import SAVED_BYTES, measured_tokens_per_s
 from distilray.errors import InputError
 from distilray.operations.plan.machines import Machine, find_machine
-from distilray.operations.plan.workload import TrainingEstimate, flops_per_s, heldout_passes
+from distilray.operations.plan.workload import TrainingEstimate, heldout_passes, worker_flops_per_s
 
 STEP_PARTS = ("compute", "stragglers", "all-reduce", "update", "input", "checkpoints", "evaluation")
 # Python and torch need 9.5 ms to launch all kernels of a micro-step (measured on one core of a Xeon from 2023, with 6
@@ -243,7 +243,7 @@ def training_model(config: PlanConfig, training: TrainingEstimate, machine: Mach
     if rate is None and measured_run_dir is not None:
         rate = measured_tokens_per_s(measured_run_dir)
     if rate is None:
-        compute_s = training.flops_per_step / flops_per_s(config, training, device)
+        compute_s = training.flops_per_step / worker_flops_per_s(config, training, device)
     else:
         step_s = training.tokens_per_step / rate
         update_bytes = min(update_bytes, 0.5 * step_s * memory_rate)

@@ -13,7 +13,7 @@ from distilray.finetuning.tasks import TASKS
 from distilray.models.flops import ModelSize
 from distilray.operations.plan.machines import CPU, DEVICES, Machine, find_machine, price_of
 from distilray.operations.plan.simulation import ScaledRun
-from distilray.operations.plan.workload import ExampleEstimate, TrainingEstimate, fine_tuning_work, flops_per_s
+from distilray.operations.plan.workload import ExampleEstimate, TrainingEstimate, fine_tuning_work, worker_flops_per_s
 
 # Wikitext that one core cleans per second, and its size relative to bz2: 716 MB from 204 MB (docs/benchmarks.md).
 _WIKITEXT_MB_PER_S, _WIKITEXT_PER_BZ2 = 4.9, 3.51
@@ -195,7 +195,7 @@ def glue_plan(
 ) -> StagePlan:
     """Plan the fine-tuning runs on the workers of the distillation. Only the best model of each task is kept."""
     device = machines.machine.device
-    rate = flops_per_s(config, training, device, fine_tuning_work)
+    rate = worker_flops_per_s(config, training, device, fine_tuning_work)
     task_runs = fine_tuning_runs(glue, training.student, flops_per_s=rate, is_gpu=device.is_gpu)
     parallel = max(1, min(run.workers, glue.scaling.max_parallel or run.workers) // glue.scaling.num_workers)
     model_gb = training.parameters * _WEIGHT_BYTES / _GB

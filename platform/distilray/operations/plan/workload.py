@@ -13,9 +13,10 @@ from distilray.config.base import Precision
 from distilray.config.distillation import DistillConfig
 from distilray.config.plan import ModelShapeConfig, PlanConfig, TextConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
+from distilray.distillation.compilation import is_compiled, is_loss_compiled
 from distilray.distillation.cost import checkpoint_gb, total_steps
 from distilray.distillation.memory import worker_memory_gb
-from distilray.distillation.preparation import flops_per_step, is_compiled, is_loss_compiled
+from distilray.distillation.preparation import flops_per_step
 from distilray.errors import InputError
 from distilray.models.architectures import BERT, DISTILBERT, Architecture
 from distilray.models.flops import ModelSize, model_size
@@ -207,19 +208,6 @@ def heldout_passes(training: TrainingEstimate) -> int:
     return 1 + math.ceil(training.steps / training.config.intervals.evaluate_every_steps)
 
 
-def resolve_precision(training: TrainingEstimate, device: Device) -> Precision:
-    """Return the precision that the recipe uses on a device.
-
-    Raises:
-        InputError: the device does not support the precision.
-    """
-    setting = training.config.precision
-    precision = fastest_precision(lambda name: device.peak(name) is not None) if setting == "auto" else setting
-    if device.peak(precision) is None:
-        raise InputError(f"precision: {device.name} does not support {precision}; change it in the distill recipe")
-    return precision
-
-
 def step_work(training: TrainingEstimate, precision: Precision) -> StepWork:
     """Return the work of the micro-steps of one step."""
     config = training.config
@@ -243,29 +231,56 @@ def fine_tuning_work(training: TrainingEstimate, precision: Precision) -> StepWo
     return StepWork(flops, tokens, 0, 0, training.student, None, is_16_bit=precision != "fp32")
 
 
-def flops_utilization(
-    config: PlanConfig, device: Device, precision: Precision, work: StepWork
-) -> tuple[float, str, bool]:
-    """Return the MFU of one worker, its origin, and whether it is only a projection."""
-    if config.cluster.mfu is not None:
-        return config.cluster.mfu, "from the recipe", False
-    if precision in device.mfu:
-        return device.mfu[precision], device.source, False
+@dataclass(frozen=True)
+class DeviceSpeed:
+    """Speed of a device in the precision that the recipe uses on it.
+
+    Attributes:
+        peak: FLOPs per second.
+        mfu: share of the peak that a worker reaches.
+        source: origin of the MFU.
+    """
+
+    precision: Precision
+    peak: float
+    mfu: float
+    source: str
+
+    @property
+    def is_projected(self) -> bool:
+        return self.source == PROJECTION
+
+
+def device_speed(
+    config: PlanConfig,
+    training: TrainingEstimate,
+    device: Device,
+    work: Callable[[TrainingEstimate, Precision], StepWork] = step_work,
+) -> DeviceSpeed:
+    """Return the speed of a device.
+
+    Raises:
+        InputError: the device does not support the precision.
+    """
+    setting = training.config.precision
+    precision = fastest_precision(lambda name: device.peak(name) is not None) if setting == "auto" else setting
     peak = device.peak(precision)
-    assert peak is not None
-    mfu = projected_mfu(work, Roofline(peak, device.memory_gb_per_s * _GB))
-    return mfu, PROJECTION, True
+    if peak is None:
+        raise InputError(f"precision: {device.name} does not support {precision}; change it in the distill recipe")
+    if config.cluster.mfu is not None:
+        return DeviceSpeed(precision, peak, config.cluster.mfu, "from the recipe")
+    if precision in device.mfu:
+        return DeviceSpeed(precision, peak, device.mfu[precision], device.source)
+    mfu = projected_mfu(work(training, precision), Roofline(peak, device.memory_gb_per_s * _GB))
+    return DeviceSpeed(precision, peak, mfu, PROJECTION)
 
 
-def flops_per_s(
+def worker_flops_per_s(
     config: PlanConfig,
     training: TrainingEstimate,
     device: Device,
     work: Callable[[TrainingEstimate, Precision], StepWork] = step_work,
 ) -> float:
     """Return the FLOPs per second of one worker: peak times MFU, on CPUs also times the cores of the worker."""
-    precision = resolve_precision(training, device)
-    peak = device.peak(precision)
-    assert peak is not None
-    mfu, _, _ = flops_utilization(config, device, precision, work(training, precision))
-    return peak * mfu * (1 if device.is_gpu else training.config.scaling.cpus_per_worker)
+    speed = device_speed(config, training, device, work)
+    return speed.peak * speed.mfu * (1 if device.is_gpu else training.config.scaling.cpus_per_worker)
