@@ -82,7 +82,7 @@ class _FileSource(Config):
 
 
 class BooksSource(_FileSource):
-    """Books as plain text, one per file: .txt, plain or .gz, .bz2, .xz, .zst."""
+    """Books as plain text, one per file: .txt, .md, .rst or no suffix, plain or .gz, .bz2, .xz, .zst."""
 
     kind: Literal["books"]
     name: SourceName = "books"
@@ -130,7 +130,7 @@ class CsvSource(TableSource):
 
 
 class TextSource(_TextsSource):
-    """Documents in plain text files: .txt, .text, plain or .gz, .bz2, .xz, .zst."""
+    """Documents in plain text files: .txt, .md, .rst or no suffix, plain or .gz, .bz2, .xz, .zst."""
 
     kind: Literal["text"]
     document_per: Literal["line", "blank_line", "file"] = Field(
