@@ -87,8 +87,9 @@ def parquet_settings(files: Sequence[str], text_column: str | None) -> FileSetti
                 batch = next(table.batches(names, rows=_FIRST_ROWS), None)
         except UnreadableError as error:
             raise InputError(f"{uri}: {error}") from None
-        for name in names if batch is not None else ():
-            columns[name] += filter(None, batch.column(name).to_pylist())
+        if batch is not None:
+            for name in names:
+                columns[name] += filter(None, batch.column(name).to_pylist())
     return _choose(files[0], columns, text_column)
 
 

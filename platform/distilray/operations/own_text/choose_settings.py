@@ -38,7 +38,7 @@ from distilray.runtime.session import ray_session
 RECIPES_FOLDER = "recipes"
 _UNKNOWN_GPU = "A10G"  # a GPU that is not in the table counts as one of these
 _GPU_UTILIZATION = 0.25  # of the peak; see the projections of `jobs.plan`
-_SPEED = 0.8  # share of the estimated speed that is planned with
+_SPEED = 0.7  # share of the estimated speed that is planned with; other programs may run too
 _MAX_UNKNOWN = 0.1  # share of unknown tokens above which a tokenizer does not fit a text
 _MANY_PIECES = 1.8  # tokens per word above which a tokenizer was made for other text; English with BERT has 1.2
 _FILTER_KEYS = {
