@@ -90,7 +90,9 @@ class BooksSource(_FileSource):
 
 class _TextsSource(_FileSource):
     hard_wrapped: bool = Field(
-        default=False, description="treat a line break inside the text as a space, not as a new paragraph"
+        default=False,
+        description="treat a line break inside the text as a space, not as a new paragraph, except before list items "
+        "and indented lines; lines without letters and digits are dropped",
     )
 
 
