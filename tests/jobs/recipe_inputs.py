@@ -103,7 +103,8 @@ def _write_raw_texts(folder: Path) -> None:
     raw = folder / "raw"
     (raw / "books").mkdir(parents=True)
     (raw / "books" / "a-book.txt").write_text("It was a day. Two people live in the old house.\n" * 30)
-    (folder / "my-texts.txt").write_text("It was a day. Two people live in the old house.\n" * 30)
+    texts = (f"It was a day. Two people live in the old house {number}.\n" for number in range(250))
+    (folder / "my-texts.txt").write_text("".join(texts))
     dump = write_multistream(raw, [page(number) for number in range(1, 6)])
     shutil.copy(dump.uri, folder / f"{_DUMP}.xml.bz2")
     (folder / f"{_DUMP.removesuffix('-multistream')}.xml.bz2").write_bytes(bz2.compress(b"<mediawiki/>"))

@@ -37,7 +37,7 @@ DIFFERENCES = {
 
 def stages_of(pipeline, *arguments):
     file = str(FOLDER / f"{pipeline}.yaml")
-    required = ["text=my-texts"] if pipeline == "mine" else []
+    required = ["text=my-texts"] if pipeline.startswith("mine") else []
     stages = load_pipeline(file, [*required, *arguments], STAGES, recipes=run_pipeline.RECIPES).stages
     return {stage.name: stage for stage in stages}
 

@@ -82,7 +82,7 @@ class _FileSource(Config):
 
 
 class BooksSource(_FileSource):
-    """Books as plain text, one per file: .txt, plain or .gz, .bz2, .xz, .zst."""
+    """Books as plain text, one per file: .txt, .md, .rst or no suffix, plain or .gz, .bz2, .xz, .zst."""
 
     kind: Literal["books"]
     name: SourceName = "books"
@@ -90,7 +90,9 @@ class BooksSource(_FileSource):
 
 class _TextsSource(_FileSource):
     hard_wrapped: bool = Field(
-        default=False, description="treat a line break inside the text as a space, not as a new paragraph"
+        default=False,
+        description="treat a line break inside the text as a space, not as a new paragraph, except before list items "
+        "and indented lines; lines without letters and digits are dropped",
     )
 
 
@@ -130,7 +132,7 @@ class CsvSource(TableSource):
 
 
 class TextSource(_TextsSource):
-    """Documents in plain text files: .txt, .text, plain or .gz, .bz2, .xz, .zst."""
+    """Documents in plain text files: .txt, .md, .rst or no suffix, plain or .gz, .bz2, .xz, .zst."""
 
     kind: Literal["text"]
     document_per: Literal["line", "blank_line", "file"] = Field(

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from distilray.config.corpus import BuildCorpusConfig, Source
 from distilray.config.sample import resolve_sample
 from distilray.corpus.sources.kinds import SOURCE_KINDS
-from distilray.corpus.sources.other_formats import suggested_fix
+from distilray.corpus.sources.other_formats import is_binary, suggested_fix
 from distilray.corpus.sources.raw_documents import EMPTY, TruncatedFileError
 from distilray.errors import InputError
 from distilray.formats.lines import FileRange
@@ -143,7 +143,7 @@ def _files(source: Source) -> list[tuple[str, str]]:
             raise InputError(f"{source.path}: no source reads this format; {fix}")
         return [(path, path.rpartition("/")[2])]
     folder = path.partition("*")[0].rpartition("/")[0] if "*" in path else path.rstrip("/")
-    inputs = [uri for uri in files if SOURCE_KINDS[source.kind].is_input(uri)]
+    inputs = [uri for uri in files if SOURCE_KINDS[source.kind].is_input(uri) and not is_binary(uri)]
     if not inputs:
         fix = next(filter(None, map(suggested_fix, files)), "set another kind")
         raise InputError(

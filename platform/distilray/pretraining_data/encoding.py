@@ -36,7 +36,7 @@ from distilray.pretraining_data.examples import ExampleBuilder
 from distilray.pretraining_data.masking import Masker
 from distilray.pretraining_data.shard_writer import Buckets, ShardGroup, plan_shard_groups, write_shard_group
 from distilray.pretraining_data.shards import SHARDS_FOLDER, TOKEN_COUNTS_FILE
-from distilray.pretraining_data.token_ids import check_tokenizer
+from distilray.pretraining_data.token_ids import check_tokenizer, sample_sentences
 from distilray.pretraining_data.tokenizer import TOKENIZER_FILE, read_tokenizer, tokenizer_hash, vocabulary_of
 from distilray.runtime import storage
 from distilray.runtime.job import Outcome, Quantity, estimated_wall_time
@@ -62,7 +62,8 @@ def plan_encoding(config: EncodeCorpusConfig) -> dict[str, object]:
         _check_documents(config, corpus, split)
     tokenizer_json = read_tokenizer(resolve_sample(config.tokenizer_dir))
     vocabulary = vocabulary_of(tokenizer_json)
-    check_tokenizer(config, corpus, tokenizer_json, vocabulary)
+    sample, whole_words = sample_sentences(corpus), config.masking.whole_words
+    check_tokenizer(config.tokenizer_dir, sample, tokenizer_json, vocabulary, whole_words=whole_words)
     corpus_tokens = corpus.words * TOKENS_PER_WORD
     tokens = int(corpus_tokens * config.dupe_factor)
     chunks = sum(1 for _ in plan_encoding_chunks(corpus, chunk_bytes=_chunk_bytes(config)))

@@ -12,7 +12,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.errors import InputError
 from distilray.pretraining_data.corpus_reader import Corpus, read_sentences
 from distilray.pretraining_data.tokenizer import Vocabulary
@@ -123,14 +122,20 @@ def _cached_tokenizer(tokenizer_json: str) -> CachedTokenizer:
     return CachedTokenizer(Tokenizer.from_str(tokenizer_json))
 
 
-def check_tokenizer(config: EncodeCorpusConfig, corpus: Corpus, tokenizer_json: str, vocabulary: Vocabulary) -> None:
-    """Compare the ids of a sample of the corpus with those of the tokenizers library.
+def check_tokenizer(
+    tokenizer_dir: str, sample: Sequence[str], tokenizer_json: str, vocabulary: Vocabulary, *, whole_words: bool = False
+) -> None:
+    """Compare the ids of some texts with those of the tokenizers library.
+
+    Args:
+        tokenizer_dir: name of the tokenizer in messages.
+        whole_words: value of `masking.whole_words`.
 
     Raises:
         InputError: encoding word by word gives other ids, as with byte-level BPE and SentencePiece; or
             `masking.whole_words` is set and the tokenizer does not mark continuation pieces with `##`.
     """
-    library, sample = Tokenizer.from_str(tokenizer_json), _sample(corpus)
+    library = Tokenizer.from_str(tokenizer_json)
     library.encode_special_tokens = True
     cached = CachedTokenizer(Tokenizer.from_str(tokenizer_json))
     # A sample may lack tokens that contain a space, and words that are separated by several spaces.
@@ -140,20 +145,20 @@ def check_tokenizer(config: EncodeCorpusConfig, corpus: Corpus, tokenizer_json: 
         encoding = library.encode(text, add_special_tokens=False)
         if cached.encode([text])[0].tolist() != encoding.ids:
             raise InputError(
-                f"{config.tokenizer_dir}: this tokenizer encodes words with their spaces or neighbors, as byte-level "
+                f"{tokenizer_dir}: this tokenizer encodes words with their spaces or neighbors, as byte-level "
                 f"BPE and SentencePiece do ('{_shorten(text)}' has other ids word by word), and encode_corpus would "
                 "write wrong ids; use a WordPiece tokenizer, such as BERT's"
             )
-        if config.masking.whole_words:
+        if whole_words:
             is_inside = np.diff(np.array(encoding.word_ids, float), prepend=-1.0) == 0
             if (is_inside != vocabulary.is_continuation[encoding.ids]).any():
                 raise InputError(
-                    f"{config.tokenizer_dir}: this tokenizer does not mark the pieces inside a word with '##', which "
+                    f"{tokenizer_dir}: this tokenizer does not mark the pieces inside a word with '##', which "
                     "masking.whole_words needs; set it to false, or use a WordPiece tokenizer, such as BERT's"
                 )
 
 
-def _sample(corpus: Corpus) -> list[str]:
+def sample_sentences(corpus: Corpus) -> list[str]:
     """Return sentences of documents at evenly spaced positions of the corpus."""
     sentences: list[str] = []
     positions = np.linspace(0, corpus.documents, _SAMPLED_RANGES, endpoint=False).astype(int).tolist()

@@ -53,6 +53,13 @@ def test_files_are_named_by_their_path_below_the_folder(tmp_path: Path, pattern:
     assert [file.name for file in files] == names
 
 
+def test_a_file_without_suffix_is_read_unless_it_is_binary(tmp_path: Path) -> None:
+    for name, data in {"README": b"x", "program": b"\x7fELF\0", "notes.md": b"x", "archive": b"\x1f\x8b\x08"}.items():
+        (tmp_path / name).write_bytes(data)
+    files = source_files(config({"kind": "text", "name": "notes", "path": str(tmp_path)}))
+    assert [file.name for file in files] == ["README", "notes.md"]
+
+
 def test_small_files_share_a_chunk_up_to_its_size(tmp_path: Path) -> None:
     settings = config(books(tmp_path, a=40_000, b=40_000, c=40_000, d=90_000), chunk_mb=0.09)
     chunks = plan_chunks(settings, source_files(settings))

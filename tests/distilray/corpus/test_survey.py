@@ -64,7 +64,13 @@ FILES: dict[str, tuple[dict[str, str | bytes], dict[str, object]]] = {
     "blocks": ({"a.txt": "\n\n".join(d.replace(") ", ")\n") for d in DOCUMENTS)}, {"document_per": "blank_line"}),
     "wrapped": ({"a.txt": wrapped(DOCUMENTS)}, {"document_per": "blank_line", "hard_wrapped": True}),
     "small files": ({f"{n}.txt": text for n, text in enumerate(DOCUMENTS)}, {"kind": "text", "document_per": "file"}),
-    "books": ({"a.txt": wrapped(DOCUMENTS * 5), "b.txt": wrapped(DOCUMENTS * 5)}, {"kind": "books"}),
+    "books": ({f"{n}.txt": wrapped(DOCUMENTS * 3) for n in range(20)}, {"kind": "books"}),
+    "a book": ({"a.txt": wrapped(DOCUMENTS * 3)}, {"document_per": "blank_line", "hard_wrapped": True}),
+    "markdown, readme": (
+        {"a.md": "\n\n".join(DOCUMENTS[:30]), "README": "\n\n".join(DOCUMENTS[30:])},
+        {"kind": "text"},
+    ),
+    "latin-1": ({f"{n}.txt": f"Café. {text}".encode("latin-1") for n, text in enumerate(DOCUMENTS)}, {"kind": "text"}),
     "jsonl": ({"a.jsonl": json_lines("text")}, {"kind": "jsonl", "text_column": "text"}),
     "jsonl, other key": ({"a.jsonl": json_lines("review")}, {"kind": "jsonl", "text_column": "review"}),
     "jsonl.gz": ({"a.jsonl.gz": gzip.compress(json_lines("body").encode())}, {"kind": "jsonl", "text_column": "body"}),
@@ -98,16 +104,39 @@ def test_kind_and_columns_are_detected(name, folder):
 
 @pytest.mark.parametrize("name", [name for name in FILES if not name.endswith(".gz")])
 def test_the_size_of_the_text_is_estimated(name, folder):
-    copies = 5 if name == "books" else 1
-    repeated = {"books": 2}.get(name, 1)
-    expected = copies * repeated * len(" ".join(DOCUMENTS))
-    assert survey_text(folder(FILES[name][0])).text_bytes == pytest.approx(expected, rel=0.3)
+    copies = {"books": 3 * 20, "a book": 3}.get(name, 1)
+    survey = survey_text(folder(FILES[name][0]))
+    assert survey.text_bytes == pytest.approx(copies * len(" ".join(DOCUMENTS)), rel=0.3)
+    if name != "books":
+        assert survey.documents == pytest.approx(copies * len(DOCUMENTS), rel=0.3)
+
+
+def test_only_the_text_column_of_a_large_table_counts(folder):
+    rows = "".join(f'{n},{"0123456789" * 40},"{text}"\n' for n, text in enumerate(DOCUMENTS * 20))
+    survey = survey_text(folder({"a.csv": f"no,code,text\n{rows}"}))
+    assert survey.text_bytes == pytest.approx(20 * len(" ".join(DOCUMENTS)), rel=0.1)
 
 
 def test_a_folder_may_have_several_kinds_and_other_files(folder):
     survey = survey_text(folder({**FILES["jsonl"][0], **FILES["lines"][0], "scan.pdf": b"%PDF-", "empty.csv": ""}))
     assert [source.source.kind for source in survey.sources] == ["jsonl", "text"]
-    assert survey.skipped == {".pdf": 1, ".csv": 1}
+    assert survey.skipped == {".pdf": 1, "empty": 1}
+
+
+def test_a_small_file_that_cannot_be_read_is_reported_and_a_large_one_refused(folder):
+    files = {**FILES["lines"][0], "package.json": "{\n}\n", "program": b"\x7fELF\0"}
+    skipped = survey_text(folder(files)).skipped
+    assert skipped["binary"] == 1
+    assert any("package.json: no JSON object" in reason for reason in skipped)
+    with pytest.raises(InputError, match=r"package\.json: .*name the other files with a pattern"):
+        survey_text(folder({**files, "package.json": "{\n" + " " * 100_000 + "}"}))
+
+
+def test_a_file_of_any_name_is_text_if_it_is_named_itself(folder):
+    path = folder({"app.log": "\n".join(DOCUMENTS)})
+    assert survey_text(f"{path}/app.log").sources[0].source.kind == "text"
+    with pytest.raises(InputError, match=r"1 \.log"):
+        survey_text(path)
 
 
 def test_the_language_is_that_of_most_documents(folder):
@@ -121,7 +150,10 @@ def test_the_language_is_that_of_most_documents(folder):
         ({"a.pdf": b"%PDF-"}, "convert it to plain text"),
         ({"a.dat": b"x"}, "no text in 1 file"),
         ({"a.jsonl": '{"n": 1}\n'}, "no column with text"),
-        ({"a.jsonl": "[1, 2]\n"}, "not a JSON object|no column with text"),
+        ({"a.jsonl": "[1, 2]\n"}, "no JSON object"),
+        ({"a.txt": b"caf\xe9 au lait\n" * 30}, "iconv -f cp1252"),
+        ({"a.txt": b"\0\1\2" * 999}, "not text"),
+        ({"a.txt": "one two " * 200_000}, "a single line of 1.6 MB .*fold"),
         ({"a.txt": b"\x1f\x8b\x08data"}, "rename it to end in .gz"),
         ({"a.txt": ""}, "no text in 1 file"),
     ],

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from distilray.errors import InputError
-from distilray.formats.streams import split_suffix
+from distilray.formats.streams import UnreadableError, read_chunks, split_suffix
 
 _CONVERT = "convert it to plain text (.txt), one file per document"
 _UNPACK = "unpack it and use the folder with its files"
@@ -43,6 +43,17 @@ _MAGIC: Mapping[bytes, tuple[str, str]] = {
 def suggested_fix(name: str) -> str | None:
     """Return the fix for a file with an unsupported suffix; None for other suffixes."""
     return _FIX_BY_SUFFIX.get(split_suffix(name)[2])
+
+
+def is_binary(uri: str) -> bool:
+    """Return whether a file without a suffix is something else than text, such as a program."""
+    if split_suffix(uri)[2]:
+        return False
+    try:
+        head = next(read_chunks(uri), b"")
+    except UnreadableError:
+        return True
+    return b"\0" in head or any(map(head.startswith, _MAGIC))
 
 
 def reject_other_formats(uri: str, head: bytes) -> None:

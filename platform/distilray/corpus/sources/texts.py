@@ -1,11 +1,13 @@
 """Documents in plain text files: one per line, per block between blank lines, or per file."""
 
+import contextlib
 import re
 import sys
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 
 from distilray.config.corpus import TableSource, TextSource
+from distilray.corpus.sources.charsets import EncodingError, decode
 from distilray.corpus.sources.other_formats import reject_other_formats
 from distilray.corpus.sources.raw_documents import HEADING, RawDocument
 from distilray.corpus.writing_systems import join_lines
@@ -22,9 +24,10 @@ from distilray.formats.streams import (
 )
 from distilray.runtime import storage
 
-_SUFFIXES = {".txt", ".text"}
+_SUFFIXES = {".txt", ".text", ".md", ".markdown", ".rst", ""}
 _LOOK_BACK_BYTES = 64 << 10
 # A single `=` must be separated from the title by a space, so that code such as `=a=` does not match.
+_ITEM = re.compile(r"\s*(?:[-*+•]|\(?\d{1,2}[.)]|\(?[a-z#][.)])\s+")
 _HEADING = re.compile(r"= {0} =|(?P<signs>=(?: ?=){{1,5}}) ?{0} ?(?P=signs)".format(r"[^=]{0,200}\w[^=]{0,200}"))
 
 
@@ -72,28 +75,41 @@ def read_documents(
 
 
 def prose(source: TextSource | TableSource, document: RawDocument) -> str:
-    """Return paragraphs separated by blank lines: one per line, or with `hard_wrapped`, one per block of lines."""
+    """Return paragraphs separated by blank lines: one per line, or with `hard_wrapped`, one per block of lines.
+
+    A block ends at a blank line, a line without letters and digits (which is dropped), a list item, and an indentation.
+    """
     paragraphs: list[list[str]] = [[]]
+    margin = 0
     for line in document.text.splitlines():
         words = line.split()
-        if not words or not source.hard_wrapped:
+        item = _ITEM.match(line)
+        start = item.end() if item else len(line) - len(line.lstrip())
+        if source.hard_wrapped and not any(map(str.isalnum, line)):
+            words = []
+        if not words or not source.hard_wrapped or item or start > margin:
             paragraphs.append([])
         if words:
             paragraphs[-1].append(" ".join(words))
+            margin = start
     return "\n\n".join(join_lines(lines) for lines in paragraphs if lines)
 
 
 def _documents(
     file_range: FileRange, lines: Iterable[Line], max_document_bytes: int, *, named: bool = False
 ) -> Iterator[RawDocument | BadRow]:
-    """Yield a document for each non-empty line or block. With `named`, its key and title are the file name."""
+    """Yield a document for each non-empty line or block.
+
+    Args:
+        named: the document is a whole file: its key and title are the file name, and its encoding is detected.
+    """
     for line in lines:
         if line.size > max_document_bytes:
             yield BadRow(file_range.name, line.offset, "too_large", f"{line.size:,} bytes; raise max_document_mb")
             continue
         data = line.data.removeprefix(BOM_UTF8) if line.offset == 0 else line.data
         try:
-            text = data.decode().strip()
+            text = _decode(data, any_encoding=named).strip()
         except UnicodeDecodeError as error:
             detail = f"byte {error.start:,} of the document is not UTF-8; convert the file to UTF-8"
             yield BadRow(file_range.name, line.offset, "not_utf8", detail)
@@ -104,6 +120,16 @@ def _documents(
             text, headings = _without_headings(text)
             dropped = None if text else HEADING
             yield RawDocument(key, title, text, size, dropped=dropped, headings=headings if text else 0)
+
+
+def _decode(data: bytes, *, any_encoding: bool) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        if any_encoding:
+            with contextlib.suppress(EncodingError):
+                return decode(data)[0]
+        raise
 
 
 def _without_headings(text: str) -> tuple[str, int]:

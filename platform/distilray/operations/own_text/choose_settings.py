@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 import yaml
-from tokenizers import Tokenizer
 
 from distilray.config.base import Precision
+from distilray.config.corpus import BuildCorpusConfig
 from distilray.config.own_text import ChooseSettingsConfig
+from distilray.corpus.chunks import check_inputs, source_files
 from distilray.corpus.survey import Survey, survey_text
 from distilray.errors import InputError
 from distilray.models.architectures import architecture_of
@@ -21,8 +22,10 @@ from distilray.models.heads import decoder
 from distilray.models.masked_lm import load_masked_lm
 from distilray.models.precision import cpu_has_bf16
 from distilray.models.sources import localize
+from distilray.operations.own_text.measurement import TextMeasurement, measure_text
 from distilray.operations.own_text.sizing import Hardware, Setting, Sizes, Workload, choose_sizes
 from distilray.operations.plan.machines import CPU, DEVICES
+from distilray.pretraining_data.token_ids import check_tokenizer
 from distilray.pretraining_data.tokenizer import build_tokenizer, read_tokenizer, vocabulary_of
 from distilray.runtime import storage
 from distilray.runtime.environment import inside_cluster
@@ -35,9 +38,18 @@ from distilray.runtime.session import ray_session
 RECIPES_FOLDER = "recipes"
 _UNKNOWN_GPU = "A10G"  # a GPU that is not in the table counts as one of these
 _GPU_UTILIZATION = 0.25  # of the peak; see the projections of `jobs.plan`
-_SPEED = 0.8  # share of the estimated speed that is planned with
+_SPEED = 0.7  # share of the estimated speed that is planned with; other programs may run too
 _MAX_UNKNOWN = 0.1  # share of unknown tokens above which a tokenizer does not fit a text
-_SAMPLE_TEXTS, _SAMPLE_CHARS = 200, 2000
+_MANY_PIECES = 1.8  # tokens per word above which a tokenizer was made for other text; English with BERT has 1.2
+_FILTER_KEYS = {
+    "too_few_sentences": "min_sentences",
+    "too_short": "min_words",
+    "list_like": "max_list_fraction",
+    "too_few_letters": "min_letter_fraction",
+    "repeated_lines": "max_repeated_fraction",
+}
+_CHECKED_TEXTS = 50
+_MIN_DOCUMENTS, _MIN_BYTES = 30, 10_000
 
 Recipes = Mapping[str, Mapping[str, Setting]]
 
@@ -52,6 +64,7 @@ class Choice:
 
     survey: Survey
     language: str
+    text: TextMeasurement
     work: Workload
     hardware: Hardware
     sizes: Sizes
@@ -84,7 +97,12 @@ def choose_settings(config: ChooseSettingsConfig, folder: RunFolder) -> Outcome:
         "text_tokens": choice.work.text_tokens,
     }
     outputs = folder.describe_outputs(files)
-    return Outcome(f"{description['text']}; {description['time']}", counts, outputs)
+    summary = "; ".join(
+        f"{key}: {description[key]}"
+        for key in ("text", "dropped", "language", "not read", "time")
+        if key in description
+    )
+    return Outcome(summary, counts, outputs)
 
 
 def generated_recipes(config: ChooseSettingsConfig) -> dict[str, tuple[dict[str, Any], float | None]]:
@@ -107,16 +125,30 @@ def recipe_files(recipes: Recipes) -> dict[str, str]:
 
 def describe(choice: Choice) -> dict[str, object]:
     """Return what is known about text, model and machine, and the expected time, in words."""
-    survey, work, hardware = choice.survey, choice.work, choice.hardware
-    kinds = ", ".join(f"{source.files:,} {source.source.kind} ({source.reason})" for source in survey.sources)
-    skipped = ", ".join(f"{suffix} {count:,}" for suffix, count in survey.skipped.items())
-    head = "with" if work.has_head else "without"
+    survey, text, work, hardware = choice.survey, choice.text, choice.work, choice.hardware
+    kinds = ", ".join(
+        f"{source.files:,} {source.source.kind} file{'s' * (source.files > 1)} ({source.reason})"
+        for source in survey.sources
+    )
+    skipped = ", ".join(f"{count:,} {reason}" for reason, count in survey.skipped.items())
+    dropped = ", ".join(
+        f"{share:.0%} of the documents {reason.replace('_', ' ')}" + f" (build_corpus.filters.{_FILTER_KEYS[reason]})"
+        for reason, share in text.dropped.items()
+        if share >= 0.01
+    )
+    amount = f"{survey.text_bytes / 1e6:,.2f} MB in {survey.documents:,} documents, {work.text_tokens:,} tokens"
+    fit = f"{text.pieces_per_word:.1f} tokens per word, {text.unknown:.1%} unknown"
+    if text.pieces_per_word > _MANY_PIECES:
+        fit += "; made for other text or another language: expect lower scores, or choose another model"
     device = f"{hardware.gpus} x {hardware.name}" if hardware.gpus else f"{hardware.cores} x {hardware.name}"
     return {
-        "text": f"{kinds}; about {survey.text_bytes / 1e6:,.1f} MB of text, {work.text_tokens:,} tokens",
-        "language": f"{choice.language} ({survey.language_share:.0%} of the sampled documents)",
+        "text": f"{kinds}; about {amount}",
+        **({"dropped": dropped} if dropped else {}),
+        "language": f"{choice.language} ({survey.language_share:.0%} of the sampled documents are {survey.language})",
         **({"not read": skipped} if skipped else {}),
-        "model": f"{work.model.layers} layers of size {work.model.dim}, {head} a masked-LM head",
+        "model": f"{work.model.layers} layers of size {work.model.dim}, {'with' if work.has_head else 'without'} a "
+        "masked-LM head",
+        "tokenizer": fit,
         "student": f"{work.student_layers} layers",
         "machine": device,
         "time": f"about {format_duration(sum(choice.sizes.seconds.values()))} for all stages",
@@ -128,21 +160,52 @@ def choose(config: ChooseSettingsConfig) -> Choice:
     """Survey text, model and machine, and choose the settings of all stages.
 
     Raises:
-        InputError: there is no text, or the model or its tokenizer cannot be used.
+        InputError: there is not enough text, or the model or its tokenizer cannot be used.
     """
+    survey = survey_text(config.text_path, text_column=config.text_column)
+    language = config.language or survey.language
     folder = localize(config.model_dir)
     model, tokenizer_json = load_masked_lm(folder, fresh_head=True), read_tokenizer(folder)
-    survey = survey_text(config.text_path)
-    language = config.language or survey.language
-    work = _workload(
-        survey, model, build_tokenizer(tokenizer_json), config.model_dir, vocabulary_of(tokenizer_json).unk
-    )
+    text = _measure(config, survey, language, tokenizer_json)
+    work = _workload(survey, text, model)
+    if not (work.has_head or config.adapt_teacher):
+        raise InputError(
+            f"model_dir: {config.model_dir} has no masked-LM head, so it cannot be a teacher yet; adapt it with "
+            "jobs/pipelines/mine.yaml (make mine without ADAPT=no)"
+        )
     hardware = _hardware(config)
-    sizes = choose_sizes(work, hardware, training_minutes=config.training_minutes)
-    return Choice(survey, language, work, hardware, sizes, _recipes(config, survey, language, sizes))
+    sizes = choose_sizes(work, hardware, training_minutes=config.training_minutes, adapt_teacher=config.adapt_teacher)
+    recipes = _recipes(config, survey, text, language, sizes)
+    corpus = BuildCorpusConfig(run_dir=config.run_dir, sources=[each.source for each in survey.sources])
+    check_inputs(corpus, source_files(corpus))
+    return Choice(survey, language, text, work, hardware, sizes, recipes)
 
 
-def _recipes(config: ChooseSettingsConfig, survey: Survey, language: str, sizes: Sizes) -> Recipes:
+def _measure(config: ChooseSettingsConfig, survey: Survey, language: str, tokenizer_json: str) -> TextMeasurement:
+    """Measure the text, and check that it is enough and that the tokenizer fits it."""
+    try:
+        vocabulary = vocabulary_of(tokenizer_json)
+    except InputError as error:
+        raise InputError(f"model_dir: {config.model_dir}: {error}") from None
+    check_tokenizer(config.model_dir, survey.samples[:_CHECKED_TEXTS], tokenizer_json, vocabulary)
+    text = measure_text(survey, build_tokenizer(tokenizer_json), language, unknown_id=vocabulary.unk)
+    if text.unknown > _MAX_UNKNOWN:
+        raise InputError(
+            f"model_dir: the tokenizer of {config.model_dir} does not know {text.unknown:.0%} of the text "
+            f"({survey.language}); choose a model of this language"
+        )
+    if text.documents < _MIN_DOCUMENTS or survey.text_bytes < _MIN_BYTES:
+        raise InputError(
+            f"text_path: about {text.documents:,} usable documents and {survey.text_bytes:,} bytes of text; at least "
+            f"{_MIN_DOCUMENTS} documents and {_MIN_BYTES:,} bytes are needed, because some documents "
+            "are held out; add text, or put each document on a line of its own"
+        )
+    return text
+
+
+def _recipes(
+    config: ChooseSettingsConfig, survey: Survey, text: TextMeasurement, language: str, sizes: Sizes
+) -> Recipes:
     sources = [
         {**each.source.model_dump(mode="json", exclude_defaults=True), "kind": each.source.kind, "language": language}
         for each in survey.sources
@@ -154,9 +217,14 @@ def _recipes(config: ChooseSettingsConfig, survey: Survey, language: str, sizes:
         "build_corpus": {
             "sources": Setting(sources, reasons),
             "duplicates": Setting({"near": {}}, "copies of a text distort the held-out scores"),
+            **(
+                {"filters": Setting(dict(text.filters), "your own text: only what is too short is dropped")}
+                if text.filters
+                else {}
+            ),
         },
         "encode_corpus": {"tokenizer_dir": model},
-        "train_teacher": {"encoder_dir": model},
+        **({"train_teacher": {"encoder_dir": model}} if config.adapt_teacher else {}),
         "distill": {},
         "evaluate_fill_mask": {"max_examples": Setting(500, "half a point of hit@10 is significant")},
         "write_report": {
@@ -167,22 +235,14 @@ def _recipes(config: ChooseSettingsConfig, survey: Survey, language: str, sizes:
     return {stage: {**settings, **sizes.settings.get(stage, {})} for stage, settings in own.items()}
 
 
-def _workload(survey: Survey, model: Any, tokenizer: Tokenizer, name: str, unknown: int) -> Workload:
-    texts = [text[:_SAMPLE_CHARS] for text in survey.samples[:: max(1, len(survey.samples) // _SAMPLE_TEXTS)]]
-    encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
-    tokens = sum(len(encoding.ids) for encoding in encodings)
-    unknown_share = sum(encoding.ids.count(unknown) for encoding in encodings) / max(1, tokens)
-    if unknown_share > _MAX_UNKNOWN:
-        raise InputError(
-            f"model_dir: the tokenizer of {name} does not know {unknown_share:.0%} of the text ({survey.language}); "
-            "choose a model of this language"
-        )
-    tokens_per_byte = tokens / max(1, sum(len(text.encode()) for text in texts))
+def _workload(survey: Survey, text: TextMeasurement, model: Any) -> Workload:
     config = model.config
     return Workload(
         text_bytes=survey.text_bytes,
-        text_tokens=max(1, round(survey.text_bytes * tokens_per_byte)),
-        has_single_sentences=survey.sentences_per_document < 2,
+        text_tokens=text.tokens,
+        documents=text.documents,
+        document_tokens=text.document_tokens,
+        has_single_sentences=text.has_single_sentences,
         model=model_size(model),
         student_layers=max(1, config.num_hidden_layers // 2),
         has_head=bool(decoder(model).bias.any()),

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from distilray.corpus.sources.books import EncodingError, decode
+from distilray.corpus.sources.charsets import EncodingError, decode
 
 ENGLISH = "“It was late,” she said — and the café’s owner didn’t answer. The naïve man waited… It cost £5.\n" * 20
 FRENCH = "L’été dernier, la forêt était déserte et le garçon rêvait près de la fenêtre ; où était-elle allée ?\n" * 20

@@ -12,8 +12,8 @@ from tests.tiny.compression import gzipped
 from tests.tiny.dumps import write
 
 NAMES = {
-    "text": (["a.txt", "A.TEXT.gz", "b.c/a.txt.zst"], ["a.html", "a.gz", "a.csv", "txt"]),
-    "books": (["a.txt", "a.TEXT.gz", "a.txt.xz", "a.txt.bz2"], ["a.html", "a.gz"]),
+    "text": (["a.txt", "A.TEXT.gz", "b.c/a.txt.zst", "README", "b/a.gz", "a.md", "a.rst"], ["a.html", "a.csv", "a.py"]),
+    "books": (["a.txt", "a.TEXT.gz", "a.txt.xz", "a.txt.bz2", "a"], ["a.html"]),
     "jsonl": (["a.jsonl", "a.JSON", "a.ndjson.gz", "a.jsonl.xz"], ["a.csv"]),
     "csv": (["a.csv", "b/A.TSV.zst", "a.csv.gz", "a.tab"], ["a.txt"]),
     "tsv": (["a.csv", "a.tsv"], ["a.txt"]),
@@ -111,6 +111,13 @@ def test_a_title_may_be_missing_in_the_first_line(tmp_path: Path) -> None:
 def test_a_delimiter_is_one_sign(delimiter: str) -> None:
     with pytest.raises(ValueError, match="delimiter"):
         source("csv", delimiter=delimiter)
+
+
+def test_headings_lists_and_indentation_separate_paragraphs_of_wrapped_text() -> None:
+    text = "Title\n=====\nThe first\nparagraph.\n- an item\n  of a list\n- two\n\n1. one\nterm\n    its\n    meaning"
+    prose = "Title\n\nThe first paragraph.\n\n- an item of a list\n\n- two\n\n1. one term\n\nits meaning"
+    kind = SOURCE_KINDS["text"]
+    assert kind.prose(source("text", hard_wrapped=True), RawDocument("a", "", text, len(text))) == prose
 
 
 @pytest.mark.parametrize("kind", ["text", "jsonl", "csv", "parquet"])

@@ -211,6 +211,11 @@ def test_rows_after_an_unclosed_quote_are_lost_bytes(tmp_path: Path) -> None:
     assert "quoted: false" in bad.detail
 
 
+def test_the_encoding_of_a_whole_file_is_detected(tmp_path: Path) -> None:
+    text = "The café in the Rue de la Gaîté was closed, and nobody knew why."
+    assert texts(read_form("file", tmp_path, text.encode("cp1252"))) == [text]
+
+
 def test_an_unclosed_quote_ends_at_the_limit_of_a_row(tmp_path: Path) -> None:
     entries = texts(read_form("csv", tmp_path, b'text\n"a\n' + b"a long line of text\n" * 60_000 + b"end\n"))
     assert (entries[0], entries[-1]) == ("too_large", "end")
