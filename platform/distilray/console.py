@@ -46,12 +46,12 @@ def use_color(stream: TextIO) -> bool:
 
 def format_entries(entries: Mapping[str, object], *, label_width: int = _LABEL_WIDTH) -> str:
     """Return a line for each label with its value. Long values are wrapped between words, so that paths stay whole."""
-    indent = " " * (label_width + 1)
-    width = max(20, output_width() - len(indent))
+    wrapper = textwrap.TextWrapper(output_width(), break_long_words=False, break_on_hyphens=False)
+    wrapper.subsequent_indent = " " * (label_width + 1)
     lines = []
     for label, value in entries.items():
-        text = textwrap.wrap(str(value), width, break_long_words=False, break_on_hyphens=False) or [""]
-        lines += [f"{label:<{label_width}} {text[0]}", *(indent + line for line in text[1:])]
+        wrapper.initial_indent = f"{label:<{label_width}} "
+        lines.append(wrapper.fill(str(value)) or wrapper.initial_indent)
     return "\n".join(lines)
 
 

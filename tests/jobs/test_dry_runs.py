@@ -38,7 +38,7 @@ def test_a_dry_run_of_a_shipped_recipe_prints_its_recorded_plan_and_writes_nothi
 def test_long_values_of_a_plan_are_wrapped_at_100_columns(
     name: str, inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.delenv("COLUMNS")
     (recipe,) = (recipe for recipe in RECIPES if recipe_name(recipe) == name)
     assert run_recipe(recipe, inputs, tmp_path / "run", "--dry-run") == 0
     lines = capsys.readouterr().out.splitlines()

@@ -156,6 +156,7 @@ def test_a_rejected_command_is_reported_in_one_line(arguments, message, error_li
 
 def test_a_dry_run_of_the_quickstart_prints_one_table_and_writes_nothing(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COLUMNS")
     assert run_pipeline.main([QUICKSTART, "--dry-run", "distill.max_steps=1000"]) == 0
     output = capfd.readouterr().out.splitlines()
     assert max(map(len, output)) <= 100
