@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from distilray.config.recipe import load_recipe
 from distilray.config.recipe_keys import format_keys
 from distilray.config.serving import ServeFillMaskConfig
-from distilray.runtime.command_line import CommandParser, run_cli
+from distilray.console import json_on_stdout
+from distilray.runtime.command_line import CommandParser, add_output_options, run_cli
 
 RECIPE = "jobs/recipes/serve_fill_mask/quickstart.yaml"
 
@@ -24,13 +25,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             details=lambda: format_keys(ServeFillMaskConfig),
         )
         parser.add_argument("--recipe", default=RECIPE, help=f"YAML file; default: {RECIPE}")
-        parser.add_argument("--dry-run", action="store_true", help="validate and print the plan without running")
+        add_output_options(parser)
         parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="overrides of the recipe")
         args = parser.parse_intermixed_args(argv)
         config = load_recipe(args.recipe, args.overrides, ServeFillMaskConfig)
         from serve.local import serve_until_stopped  # imports torch
 
-        serve_until_stopped(config, dry_run=args.dry_run)
+        with json_on_stdout(enabled=args.json) as write_json:
+            serve_until_stopped(config, dry_run=args.dry_run, write_json=write_json)
 
     return run_cli("serve_fill_mask", serve)
 

@@ -6,10 +6,11 @@ import os
 import signal
 import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from distilray.config.serving import CheckServiceConfig, FillMaskAppConfig, ServeFillMaskConfig
+from distilray.console import format_entries
 from distilray.errors import InputError
 from distilray.runtime import storage
 from distilray.runtime.environment import inside_cluster, temporary_environment
@@ -23,8 +24,13 @@ from serve.ingress import ENVIRONMENT
 RESPONSES_FILE = "answers.json"
 
 
-def serve_until_stopped(config: ServeFillMaskConfig, *, dry_run: bool = False) -> None:
+def serve_until_stopped(
+    config: ServeFillMaskConfig, *, dry_run: bool = False, write_json: Callable[[object], None] = lambda value: None
+) -> None:
     """Serve until SIGINT or SIGTERM, then shut down cleanly; a dry run only prints the plan.
+
+    Args:
+        write_json: receives the plan as JSON values, or the address once the service is ready.
 
     Raises:
         InputError: before anything starts, if the model is missing, an API key is invalid, or the port is in use; later
@@ -38,24 +44,26 @@ def serve_until_stopped(config: ServeFillMaskConfig, *, dry_run: bool = False) -
             print(f"serve_fill_mask: terminated HAProxy process {pid} of a killed server", flush=True)
     port = _available_port(config.host, config.port)
     if dry_run:
-        lines = [f"{key:<24} {value}" for key, value in _plan(config, port).items()]
-        print("\n".join(["serve_fill_mask: plan, nothing started", *lines]), flush=True)
+        plan = _plan(config, port)
+        print(f"serve_fill_mask: plan, nothing started\n{format_entries(plan, label_width=24)}", flush=True)
+        write_json({"job": "serve_fill_mask", "plan": plan})
         return
     with contextlib.ExitStack() as stack:
         stack.enter_context(temporary_environment({**ENVIRONMENT, **os.environ}))  # the user's variables win
         if config.proxy == "haproxy":
             body_timeout_s = config.app.limits.body_timeout_s
             stack.enter_context(haproxy_environment(shed_above=config.shed_above, body_timeout_s=body_timeout_s))
-        _serve(config, port)
+        _serve(config, port, write_json)
     print("serve_fill_mask: stopped", flush=True)
 
 
-def _serve(config: ServeFillMaskConfig, port: int) -> None:
+def _serve(config: ServeFillMaskConfig, port: int, write_json: Callable[[object], None]) -> None:
     from serve.app import serving  # importing Ray Serve reads the environment variables that select the proxy
 
     # Install the signal handlers last, because Ray replaces the SIGTERM handler when the session starts.
     with ray_session(config.ray), serving(config.app, host=config.host, port=port) as url, _stop_signals() as stop:
         print(f"serve_fill_mask: {config.app.model_dir} at {url} until Ctrl-C; try\n  {_curl_command(url)}", flush=True)
+        write_json({"job": "serve_fill_mask", "model_dir": config.app.model_dir, "url": url})
         stop.wait()
 
 

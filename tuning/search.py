@@ -1,14 +1,13 @@
 """Search for the best fine-tuning settings of several tasks at the same time on one cluster."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
-from rich.console import Console
 
 from distilray.config.glue import SearchGlueConfig, TaskName
+from distilray.console import print_tables
 from distilray.evaluation.glue.evaluate_glue import collect_scores
 from distilray.evaluation.glue.table import glue_table
 from distilray.finetuning.dev_predictions import predictions_file
@@ -70,10 +69,8 @@ def show_search(folder: RunFolder) -> None:
     """Print the best trials of each task and the scores of the winners."""
     assert isinstance(folder.config, SearchGlueConfig)
     scores = json.loads(storage.read_bytes(folder.path(SCORES_FILE)))
-    console = Console(width=None if os.isatty(1) else 160)
-    for task in scores["search"]:
-        console.print(trials_table(_read_results(folder.config, folder, task)))
-    console.print(glue_table(scores))
+    tables = [trials_table(_read_results(folder.config, folder, task)) for task in scores["search"]]
+    print_tables(*tables, glue_table(scores))
 
 
 def _encode(config: SearchGlueConfig, data: Mapping[TaskName, TaskData]) -> Encoded:

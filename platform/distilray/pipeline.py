@@ -1,23 +1,24 @@
 """Run all stages of a pipeline in one Ray session, or print their plan as a table."""
 
+import argparse
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from distilray.config.base import RayConfig, locations
 from distilray.config.pipeline import Pipeline, PipelineStage, Values, load_pipeline
 from distilray.config.recipe import merge_values
+from distilray.console import format_entries, json_on_stdout, print_tables
 from distilray.errors import InputError
 from distilray.runtime import storage
-from distilray.runtime.command_line import EXIT_CODES, CommandParser
+from distilray.runtime.command_line import EXIT_CODES, CommandParser, add_output_options
 from distilray.runtime.environment import load_secrets
-from distilray.runtime.job import Quantity
+from distilray.runtime.job import Quantity, print_links, results_to_open, run_record
 from distilray.runtime.progress import format_duration
 from distilray.runtime.run_folder import CONFIG_FILE, RunFolder, RunMismatchError, is_complete, read_manifest
 from distilray.stages import STAGES, import_object
@@ -38,20 +39,15 @@ def run_pipeline_command(argv: Sequence[str] | None, description: str | None, *,
         InputError: a problem that the user can fix.
     """
     load_secrets(os.environ)
-    pipeline, is_dry_run = read_command(argv, description, recipes=recipes)
-    if is_dry_run:
-        console = Console(width=None if os.isatty(1) else 140)
-        console.print(plan_table(pipeline))
-        for key, value in chosen_settings(pipeline).items():
-            console.print(f"{key:<34} {value}", markup=False, highlight=False, soft_wrap=True)
-    else:
-        run_pipeline(pipeline)
+    pipeline, args = read_command(argv, description, recipes=recipes)
+    with json_on_stdout(enabled=args.json) as write_json:
+        write_json(dry_run(pipeline) if args.dry_run else run_pipeline(pipeline))
 
 
 def read_command(
     argv: Sequence[str] | None, description: str | None, *, recipes: Path, keep_tilde: bool = False
-) -> tuple[Pipeline, bool]:
-    """Parse a command line; return the selected stages and whether it is a dry run.
+) -> tuple[Pipeline, argparse.Namespace]:
+    """Parse a command line; return the selected stages and all arguments.
 
     Args:
         description: docstring of the job's module; `--help` shows its first line.
@@ -70,30 +66,53 @@ def read_command(
         "--only", metavar="STAGE,...", help="run only these stages; glob patterns are allowed: 'distill-*'"
     )
     parser.add_argument("--skip", metavar="STAGE,...", help="skip these stages")
-    parser.add_argument("--dry-run", action="store_true", help="validate and print the plan without running")
+    add_output_options(parser)
     args = parser.parse_intermixed_args(argv)
     pipeline = load_pipeline(args.file, args.arguments, STAGES, recipes=recipes, keep_tilde=keep_tilde)
-    return pipeline.select(args.only, args.skip), args.dry_run
+    return pipeline.select(args.only, args.skip), args
 
 
-def run_pipeline(pipeline: Pipeline) -> None:
-    """Run the incomplete stages in order, then print the results.
+def run_pipeline(pipeline: Pipeline) -> dict[str, object]:
+    """Run the incomplete stages in order, print the results and what to open, and return the runs as JSON values.
 
     If the config or the inputs of a run in a local folder have changed, its folder is renamed and the stage runs again.
 
     Raises:
         InputError: a problem that the user can fix.
     """
-    results: list[tuple[Callable[[Any], None], RunFolder]] = []
+    started, folders = time.monotonic(), dict[str, RunFolder]()
     with contextlib.ExitStack() as session:
         for stage in pipeline.stages:
             job = STAGES[stage.stage].job()
             with _stage_errors(stage):
-                folder = job.complete(stage.config(), archive_changed=True, before_run=lambda: _open_session(session))
-            if job.show is not None and stage.name in pipeline.show:
-                results.append((job.show, folder))
-    for show, folder in results:
-        show(folder)
+                folders[stage.name] = job.complete(
+                    stage.config(), archive_changed=True, before_run=lambda: _open_session(session)
+                )
+    for stage in pipeline.stages:
+        show = STAGES[stage.stage].job().show
+        if show is not None and stage.name in pipeline.show:
+            show(folders[stage.name])
+    print(f"run_pipeline: {len(folders)} stages complete in {format_duration(time.monotonic() - started)}")
+    links = results_to_open(list(folders.values()))
+    print_links(links)
+    return {"stages": [{"stage": name, **run_record(folder)} for name, folder in folders.items()], "open": links}
+
+
+def dry_run(pipeline: Pipeline) -> dict[str, object]:
+    """Print the plan, and return it as JSON values.
+
+    Raises:
+        InputError: an input that no stage of the pipeline writes is missing or cannot be used.
+    """
+    rows, settings = plan_rows(pipeline), chosen_settings(pipeline)
+    print_tables(plan_table(rows))
+    if settings:
+        print(format_entries(settings, label_width=max(map(len, settings))), flush=True)
+    stages = [
+        {"stage": stage.name, "job": stage.stage, "run_dir": stage.run_dir, **asdict(rows[stage.name])}
+        for stage in pipeline.stages
+    ]
+    return {"stages": stages, "settings": {key: str(value) for key, value in settings.items()}}
 
 
 def _open_session(session: contextlib.ExitStack) -> None:
@@ -103,17 +122,17 @@ def _open_session(session: contextlib.ExitStack) -> None:
 
 
 @dataclass(frozen=True)
-class _Row:
-    """A row of the plan. Unknown values are None.
+class PlanRow:
+    """A stage in the plan. Unknown values are None.
 
     Attributes:
-        size: bytes of output, expected or actual.
+        bytes: size of the output, expected or actual.
         seconds: duration, expected or actual.
     """
 
     state: str
     work: str
-    size: float | None = None
+    bytes: float | None = None
     seconds: float | None = None
 
     @property
@@ -126,21 +145,18 @@ class _Row:
             if self.seconds is not None
             else ""
         )
-        return self.state, self.work, _format_bytes(self.size) if self.size is not None else "", time
+        return self.state, self.work, _format_bytes(self.bytes) if self.bytes is not None else "", time
 
 
-def plan_table(pipeline: Pipeline) -> Table:
-    """Return the plan with a row per stage and a total, without starting or writing anything.
+def plan_rows(pipeline: Pipeline) -> dict[str, PlanRow]:
+    """Return the plan of each stage by its name, without starting or writing anything.
 
     Raises:
         InputError: an input that no stage of the pipeline writes is missing or cannot be used.
     """
-    rows: list[_Row] = []
-    table = Table("stage", "state", "work", title="plan, nothing started")
+    rows: dict[str, PlanRow] = {}
     pending: list[str] = []  # run folders that are still to be written
     generated: dict[str, tuple[Values, float | None]] = {}  # recipes of pending stages, and expected seconds, by path
-    for heading in ("size", "time"):
-        table.add_column(heading, justify="right")
     for stage in pipeline.stages:
         values, seconds = generated.get(str(stage.recipe), (None, None))
         with _stage_errors(stage):
@@ -148,14 +164,24 @@ def plan_table(pipeline: Pipeline) -> Table:
             row = _row(planned, pending, seconds)
             if not row.is_complete:
                 generated |= _generated_recipes(planned)
-        rows.append(row)
-        table.add_row(stage.name, *row.cells())
+        rows[stage.name] = row
         if not row.is_complete:
             pending.append(stage.run_dir)
+    return rows
+
+
+def plan_table(rows: Mapping[str, PlanRow]) -> Table:
+    """Return a table with a row per stage and a total."""
+    table = Table("stage", "state", "work", title="plan, nothing started")
+    for heading in ("size", "time"):
+        table.add_column(heading, justify="right")
+    for name, row in rows.items():
+        table.add_row(name, *row.cells())
     table.add_section()
+    pending = [row for row in rows.values() if not row.is_complete]
     state = f"{len(rows) - len(pending)} complete, {len(pending)} to run"
-    size = _total([row.size for row in rows], _format_bytes)
-    table.add_row("all", state, "", size, _total([row.seconds for row in rows if not row.is_complete], format_duration))
+    size = _total([row.bytes for row in rows.values()], _format_bytes)
+    table.add_row("all", state, "", size, _total([row.seconds for row in pending], format_duration))
     return table
 
 
@@ -183,7 +209,7 @@ def _generated_recipes(stage: PipelineStage) -> dict[str, tuple[Values, float | 
     return {storage.join(stage.run_dir, name): entry for name, entry in recipes.items()}
 
 
-def _row(stage: PipelineStage, pending: Sequence[str], expected_s: float | None = None) -> _Row:
+def _row(stage: PipelineStage, pending: Sequence[str], expected_s: float | None = None) -> PlanRow:
     if stage.recipe_is_generated and _is_below(str(stage.recipe), pending):
         return _row_without_inputs(stage, expected_s)
     config = stage.config()
@@ -199,19 +225,19 @@ def _row(stage: PipelineStage, pending: Sequence[str], expected_s: float | None 
     if manifest is not None:
         size = sum(entry.get("bytes", 0) for entry in manifest["content"]["outputs"].values())
         work = manifest["run"]["summary"].partition(", ")[0].partition(" (")[0]
-        return _Row(_COMPLETE, work, size, manifest["run"]["wall_s"])
+        return PlanRow(_COMPLETE, work, size, manifest["run"]["wall_s"])
     numbers = {item.unit: item.number for item in job.plan(pinned).values() if isinstance(item, Quantity)}
     size, seconds = numbers.pop("bytes", None), numbers.pop("s", _last_seconds(stage) or expected_s)
-    return _Row(state, ", ".join(f"{number:,.0f} {unit}" for unit, number in numbers.items()), size, seconds)
+    return PlanRow(state, ", ".join(f"{number:,.0f} {unit}" for unit, number in numbers.items()), size, seconds)
 
 
-def _row_without_inputs(stage: PipelineStage, expected_s: float | None) -> _Row:
+def _row_without_inputs(stage: PipelineStage, expected_s: float | None) -> PlanRow:
     """Return the row of a stage whose inputs do not exist yet."""
     values = stage.known_values()
     work = ", ".join(f"{values[key]:,} {unit}" for key, unit in _BOUNDS.items() if isinstance(values.get(key), int))
     seconds = _last_seconds(stage)
     state = "to run" if seconds is None else "to run again if its inputs change"
-    return _Row(state, work, seconds=expected_s if seconds is None else seconds)
+    return PlanRow(state, work, seconds=expected_s if seconds is None else seconds)
 
 
 def _last_seconds(stage: PipelineStage) -> float | None:

@@ -52,13 +52,13 @@ class Stage:
         return config_class
 
     def job(self) -> Job[Any]:
-        """Import the functions of the stage and return its job."""
+        """Return the job of the stage, whose functions are imported when they are called."""
         return Job(
             name=self.name,
             config_class=self.config_class,
-            plan=import_object(self.plan),
-            run=import_object(self.run),
-            show=import_object(self.show) if self.show else None,
+            plan=functools.partial(_call, self.plan),
+            run=functools.partial(_call, self.run),
+            show=functools.partial(_call, self.show) if self.show else None,
             pin=_pin_location,
             files=_input_files,
             is_view=self.is_view,
@@ -262,11 +262,9 @@ def command(name: str, description: str | None) -> Callable[..., int]:
     """
     stage = STAGES[name]
 
-    def validate(file: str) -> str:
-        return str(import_object(str(stage.validate))(file))
+    check = functools.partial(_call, stage.validate) if stage.validate else None
 
     def main(argv: Sequence[str] | None = None) -> int:
-        check = validate if stage.validate else None
         return run_command(name, stage.job, lambda: stage.config_class, argv, description=description, validate=check)
 
     return main
@@ -277,6 +275,10 @@ def import_object(import_string: str) -> Any:
     """Import and return the object that a `module:name` string refers to."""
     module, _, name = import_string.partition(":")
     return getattr(import_module(module), name)
+
+
+def _call(import_string: str, *args: Any) -> Any:
+    return import_object(import_string)(*args)
 
 
 def _pin_location(location: ConfigLocation) -> str:

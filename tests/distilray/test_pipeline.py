@@ -1,19 +1,19 @@
-import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
-from rich.console import Console
 
 from distilray import pipeline as pipelines
 from distilray.config.base import InputDir, InputFile, JobConfig
 from distilray.config.pipeline import load_pipeline
 from distilray.errors import InputError
-from distilray.pipeline import plan_table, read_command, run_pipeline, run_pipeline_command
+from distilray.pipeline import plan_rows, plan_table, read_command, run_pipeline, run_pipeline_command
 from distilray.runtime import storage
 from distilray.runtime.job import Job, Outcome, Quantity
+from distilray.runtime.run_folder import read_manifest
 
 
 class TextConfig(JobConfig):
@@ -96,7 +96,7 @@ def run(stages: Stages, folder: Path, *arguments: str, **options) -> list[str]:
 
 
 def rows_of(stages: Stages, folder: Path, *arguments: str, **options) -> dict[str, list[str]]:
-    table = plan_table(load(stages, folder, *arguments, **options))
+    table = plan_table(plan_rows(load(stages, folder, *arguments, **options)))
     rows = zip(*(column.cells for column in table.columns), strict=True)
     return {row[0]: [str(cell) for cell in row[1:]] for row in rows}
 
@@ -157,7 +157,7 @@ def test_the_results_named_in_the_pipeline_are_printed_last(stages, folder, caps
     run(stages, folder, show=show, only=only)
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if "shown" in line] == [f"shown {folder}/{name}" for name in shown]
-    assert not shown or "shown" in lines[-1]
+    assert not shown or ("shown" in lines[-2] and "stages complete in" in lines[-1])
 
 
 def test_a_dry_run_starts_nothing_and_plans_stages_whose_inputs_do_not_exist(stages, folder):
@@ -201,9 +201,7 @@ def test_a_stage_with_a_recipe_of_an_earlier_stage_is_planned_before_it_exists(s
     (folder / "source").write_text(f"text_dir: {folder}/text\n")
     file = write_pipeline(folder, {"text": STAGES["text"], "late": late})
     pipeline = read_command([file], None, recipes=folder)[0]
-    output = io.StringIO()
-    Console(file=output, width=100).print(plan_table(pipeline))
-    assert "4 steps" in output.getvalue()
+    assert plan_rows(pipeline)["late"].work == "4 steps"
     run_pipeline(pipeline)
     assert (folder / "late" / "text").read_text() == (folder / "source").read_text()
 
@@ -229,9 +227,32 @@ def test_a_dry_run_plans_with_the_recipes_that_a_stage_announces(stages, folder,
 def test_options_of_the_command_may_be_between_its_arguments(stages, folder):
     file = write_pipeline(folder, STAGES)
     command = ["--only", "text,copy", file, "--dry-run", "text.times=4", "--skip", "copy"]
-    pipeline, is_dry_run = read_command(command, None, recipes=folder)
-    assert ([stage.name for stage in pipeline.stages], is_dry_run) == (["text"], True)
+    pipeline, args = read_command(command, None, recipes=folder)
+    assert ([stage.name for stage in pipeline.stages], args.dry_run) == (["text"], True)
     assert pipeline.stages[0].config().times == 4
+
+
+def test_the_json_of_a_run_contains_the_manifests_of_all_stages(stages, folder, capsys):
+    run_pipeline_command([write_pipeline(folder, STAGES), "--json"], None, recipes=folder)
+    values = json.loads(capsys.readouterr().out)
+    runs = {stage["stage"]: (stage["job"], stage["run_dir"], stage["manifest"]) for stage in values["stages"]}
+    jobs = {"text": "text", "copy": "copy", "other": "text", "last": "copy"}
+    assert runs == {name: (job, f"{folder}/{name}", read_manifest(f"{folder}/{name}")) for name, job in jobs.items()}
+
+
+def test_the_json_of_a_dry_run_contains_the_rows_of_the_table(stages, folder, capsys):
+    run_pipeline_command([write_pipeline(folder, STAGES), "--json", "--dry-run"], None, recipes=folder)
+    values = json.loads(capsys.readouterr().out)
+    assert values["stages"][0] == {
+        "stage": "text",
+        "job": "text",
+        "run_dir": f"{folder}/text",
+        "state": "to run",
+        "work": "7 rows",
+        "bytes": 3e6,
+        "seconds": None,
+    }
+    assert [stage["work"] for stage in values["stages"]] == ["7 rows", "5 steps", "7 rows", "5 steps"]
 
 
 @pytest.mark.parametrize(

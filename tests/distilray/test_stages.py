@@ -6,6 +6,7 @@ import pytest
 
 import distilray as dr
 from distilray import stages
+from distilray.config.base import JobConfig
 from distilray.errors import InputError
 from distilray.runtime.job import Job
 from distilray.stages import STAGES, Run, import_object, run_stage
@@ -14,8 +15,10 @@ from jobs import job_names
 
 @pytest.mark.parametrize("name", STAGES)
 def test_every_import_string_of_a_stage_can_be_imported(name: str) -> None:
-    job = STAGES[name].job()
-    assert (job.name, job.config_class) == (name, STAGES[name].config_class)
+    stage = STAGES[name]
+    functions = [stage.plan, stage.run, stage.show, stage.validate, stage.recipes]
+    assert all(callable(import_object(function)) for function in functions if function is not None)
+    assert issubclass(stage.config_class, JobConfig)
 
 
 @pytest.mark.parametrize("kind", sorted({*stages._PIN, *stages._FILES}))
@@ -23,19 +26,27 @@ def test_every_import_string_of_a_kind_of_input_can_be_imported(kind: str) -> No
     assert all(callable(import_object(table[kind])) for table in (stages._PIN, stages._FILES) if kind in table)
 
 
-HELP = """
+SCRIPT = """
 import contextlib, importlib, sys
+from distilray.stages import STAGES
 from jobs import job_names
 for name in job_names():
     with contextlib.suppress(SystemExit):
         importlib.import_module(f"jobs.{name}").main(["--help"])
-sys.exit("torch" in sys.modules)
+for name in STAGES:
+    code = importlib.import_module(f"jobs.{name}").main(["--recipe", sys.argv[1], "--dry-run"])
+    assert code == 2, name
+print(sorted({"torch", "ray", "transformers", "pandas", "matplotlib"} & sys.modules.keys()), file=sys.stderr)
 """
 
 
-def test_help_of_no_job_imports_torch(root: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", HELP], cwd=root, capture_output=True, text=True)
+def test_help_and_a_wrong_recipe_of_all_jobs_import_no_slow_package(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("no_such_key: 1\n")
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "recipe.yaml")]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert (done.returncode, done.stdout.count("usage:")) == (0, len(job_names())), done.stderr
+    assert done.stderr.count("recipe.yaml: ") == len(STAGES)
+    assert done.stderr.splitlines()[-1] == "[]"
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import io
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -36,7 +37,9 @@ def plan_of(recipe: Path, inputs: Path, folder: Path) -> list[str]:
         folder: empty working folder, so that a location that was not replaced does not exist.
     """
     printed = io.StringIO()
-    with contextlib.chdir(folder), contextlib.redirect_stdout(printed):
+    # Wide enough for every line, so that the length of the folder's name does not change the lines.
+    wide = patch.dict(os.environ, {"COLUMNS": "1000"})
+    with wide, contextlib.chdir(folder), contextlib.redirect_stdout(printed):
         assert run_recipe(recipe, inputs, folder / "run", "--dry-run") == 0
     text = printed.getvalue()
     for path, name in ((inputs, "INPUTS"), (folder, "FOLDER"), (CHECKOUT, "CHECKOUT")):

@@ -34,6 +34,18 @@ def test_a_dry_run_of_a_shipped_recipe_prints_its_recorded_plan_and_writes_nothi
     assert files(inputs) == before
 
 
+@pytest.mark.parametrize("name", ["search_glue/random", "choose_settings/quickstart"])
+def test_long_values_of_a_plan_are_wrapped_at_100_columns(
+    name: str, inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS")
+    (recipe,) = (recipe for recipe in RECIPES if recipe_name(recipe) == name)
+    assert run_recipe(recipe, inputs, tmp_path / "run", "--dry-run") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith(" " * 17) for line in lines)
+    assert not [line for line in lines if len(line) > 100 and len(line.split()) > 2]  # a label and a long path
+
+
 @pytest.mark.parametrize(("recipe", "key"), INPUTS, ids=[f"{recipe_name(recipe)}-{key}" for recipe, key in INPUTS])
 def test_a_missing_input_is_reported_in_one_line_that_names_it(
     recipe: Path, key: str, inputs: Path, tmp_path: Path, error_line: Callable[[int], str]

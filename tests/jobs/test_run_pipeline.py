@@ -156,8 +156,11 @@ def test_a_rejected_command_is_reported_in_one_line(arguments, message, error_li
 
 def test_a_dry_run_of_the_quickstart_prints_one_table_and_writes_nothing(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COLUMNS")
     assert run_pipeline.main([QUICKSTART, "--dry-run", "distill.max_steps=1000"]) == 0
-    lines = [line for line in capfd.readouterr().out.splitlines() if line.startswith("│")]
+    output = capfd.readouterr().out.splitlines()
+    assert max(map(len, output)) <= 100
+    lines = [line for line in output if line.startswith("│")]
     rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
     assert [row[0] for row in rows] == [*stages_of("quickstart"), "all"]
     work = {row[0]: row[2] for row in rows}

@@ -71,7 +71,7 @@ def test_two_tasks_are_searched_at_the_same_time_and_the_best_settings_are_a_rec
     assert run(folder, run_dir, **changes) == 0
     output = capfd.readouterr().out
     assert re.search(r"^search_glue: 6 trials, follows score [01]\.\d+ on dev", output, re.M)
-    assert re.search(r"follows +│ accuracy", output)
+    assert re.search(r"follows *│ *accuracy", output)
     for text in ("median of 1 fresh seeds", "follows: score of the best trials on dev"):
         assert text in " ".join(output.split())
     assert content_of(run_dir)["inputs"]["glue_follows"] == describe_input(str(folder / "glue/Follows"))

@@ -74,7 +74,7 @@ def test_haproxy_cannot_be_chosen_inside_a_cluster(model_dir, monkeypatch):
 def test_the_service_runs_with_haproxy_and_the_variables_of_the_user(model_dir, monkeypatch, capsys):
     environment = {}
     monkeypatch.setattr(local, "stop_orphans", lambda: [7])
-    monkeypatch.setattr(local, "_serve", lambda config, port: environment.update(os.environ))
+    monkeypatch.setattr(local, "_serve", lambda config, port, write_json: environment.update(os.environ))
     monkeypatch.setenv("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "mine:middlewares")
     app = {"model_dir": model_dir, "limits": {"body_timeout_s": 7.0}}
     settings = {"app": app, "port": 0, "proxy": "haproxy", "shed_above": 5}
@@ -112,6 +112,12 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(model_dir, capsys, monkeyp
     printed = capsys.readouterr().out
     for line in [f"model *{model_dir}", r"address *http://127\.0\.0\.1:\d+", *lines]:
         assert re.search(f"^{line}", printed, re.MULTILINE), line
+
+
+def test_the_json_of_a_dry_run_is_the_plan(model_dir, capsys):
+    assert main(["--dry-run", "--json", f"app.model_dir={model_dir}", "port=0"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert (values["job"], values["plan"]["model"], values["plan"]["proxy"]) == ("serve_fill_mask", model_dir, "python")
 
 
 @pytest.mark.parametrize("recipe", sorted(Path("jobs/recipes/serve_fill_mask").glob("*.yaml")), ids=str)

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from distilray.config.evaluation import MeasuredModelConfig, MeasureEfficiencyConfig
+from distilray.console import print_tables
 from distilray.evaluation.fill_mask_metrics import percentile
 from distilray.finetuning.features import truncating_tokenizer
 from distilray.finetuning.files import load_task
@@ -138,7 +138,7 @@ def show_efficiency(folder: RunFolder) -> None:
             f"{row['texts_per_s']:,.0f}",
             _with_range(row["throughput_speedup"], row["throughput_speedup_range"]),
         )
-    Console(width=None if os.isatty(1) else 120).print(table)
+    print_tables(table)
     if results["load_before"] > _BUSY_LOAD:
         print(
             f"the machine was already busy (load {results['load_before']}); "

@@ -1,13 +1,12 @@
 """Result table of a completed export, and its upload to the Hugging Face hub."""
 
 import json
-import os
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from distilray.config.export import ExportModelConfig
+from distilray.console import print_tables
 from distilray.export.variants import REPORT_FILE
 from distilray.models.hub import README_FILE, push
 from distilray.models.processor import format_cpu_features, has_fast_int8
@@ -23,7 +22,7 @@ def show_export(folder: RunFolder) -> None:
         InputError: the upload failed. The run remains complete.
     """
     report = json.loads(storage.read_bytes(folder.path(REPORT_FILE)))
-    Console(width=None if os.isatty(1) else 100).print(_table(report))
+    print_tables(_table(report))
     features = report["cpu"]["features"]
     print(f"CPU: {report['cpu']['name']} ({format_cpu_features(features)})")
     if "onnx-int8" in report["variants"] and not has_fast_int8(features) and not report["int8"]["reduce_range"]:

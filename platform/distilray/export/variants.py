@@ -142,20 +142,25 @@ def _write_companions(folder: Path, model: Any, tokenizer_json: str, dtype: torc
 def _build(config: ExportModelConfig, source: ExportSource, work: Path) -> list[ParityResult]:
     """Write the folders of all formats below `work`, and return the comparison of the ONNX graphs with the model."""
     parity: list[ParityResult] = []
-    if "onnx-standard" in config.variants:
-        write_onnx_folder(
-            work / "onnx-standard", source.model, source.tokenizer_json, standard_onnx_graph(source.model)
-        )
-        parity += _parity(config, source, work / "onnx-standard")
-    if "onnx" in config.variants or "onnx-int8" in config.variants:
-        graph = onnx_graph(source.model)
-        write_onnx_folder(work / "onnx", source.model, source.tokenizer_json, graph)
-        parity += _parity(config, source, work / "onnx")
-        if "onnx-int8" in config.variants:
-            int8 = int8_graph(graph, per_channel=config.int8.per_channel, reduce_range=config.int8.reduce_range)
-            write_onnx_folder(work / "onnx-int8", source.model, source.tokenizer_json, int8)
-    if "bf16" in config.variants:
-        write_bf16_folder(work / "bf16", source.model, source.tokenizer_json)
+    with Progress("export_model: formats", total=len(config.variants), unit="formats") as progress:
+        if "onnx-standard" in config.variants:
+            write_onnx_folder(
+                work / "onnx-standard", source.model, source.tokenizer_json, standard_onnx_graph(source.model)
+            )
+            parity += _parity(config, source, work / "onnx-standard")
+            progress.advance()
+        if "onnx" in config.variants or "onnx-int8" in config.variants:
+            graph = onnx_graph(source.model)
+            write_onnx_folder(work / "onnx", source.model, source.tokenizer_json, graph)
+            parity += _parity(config, source, work / "onnx")
+            progress.advance(int("onnx" in config.variants))
+            if "onnx-int8" in config.variants:
+                int8 = int8_graph(graph, per_channel=config.int8.per_channel, reduce_range=config.int8.reduce_range)
+                write_onnx_folder(work / "onnx-int8", source.model, source.tokenizer_json, int8)
+                progress.advance()
+        if "bf16" in config.variants:
+            write_bf16_folder(work / "bf16", source.model, source.tokenizer_json)
+            progress.advance()
     return parity
 
 

@@ -1,14 +1,13 @@
 """Job that writes the report page and the model card; the page lists missing sections with the job for each."""
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from markupsafe import Markup
-from rich.console import Console
 
 from distilray.config.report import ReportConfig
+from distilray.console import print_tables
 from distilray.errors import InputError
 from distilray.report.blocks import Section, code, join, listing, paragraph, render_page
 from distilray.report.formatting import format_duration, pluralize
@@ -95,11 +94,10 @@ def show_report(folder: RunFolder) -> None:
     """Print the comparisons of the student with its teacher and with its variants, if the report has these runs."""
     assert isinstance(folder.config, ReportConfig)
     runs = read_runs(completed_run_paths(folder.config))
-    console = Console(width=None if os.isatty(1) else 180)
     if rows := claim_rows(runs):
-        console.print(claim_table(rows))
+        print_tables(claim_table(rows))
     if len(variants := find_variants(runs)) > 1:
-        console.print(variants_table(variants))
+        print_tables(variants_table(variants))
 
 
 def missing_jobs(runs: Runs) -> list[str]:

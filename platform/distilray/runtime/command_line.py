@@ -72,3 +72,9 @@ def run_cli(name: str, main: Callable[[], object]) -> int:
 def _bad_input(name: str, error: InputError) -> int:
     print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
     return EXIT_BAD_INPUT
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--dry-run` and `--json`."""
+    parser.add_argument("--dry-run", action="store_true", help="validate and print the plan without running")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout, all else on stderr")

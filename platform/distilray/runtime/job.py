@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,14 +14,33 @@ from distilray.config.paths import expand_home
 from distilray.config.recipe import load_recipe
 from distilray.config.recipe_keys import format_keys
 from distilray.config.sample import resolve_sample
+from distilray.console import format_entries, json_on_stdout
 from distilray.errors import InputError
 from distilray.runtime import storage
-from distilray.runtime.command_line import EXIT_CODES, CommandParser, run_cli
+from distilray.runtime.command_line import EXIT_CODES, CommandParser, add_output_options, run_cli
 from distilray.runtime.environment import load_secrets
 from distilray.runtime.progress import format_duration
-from distilray.runtime.run_folder import CONFIG_FILE, MANIFEST_FILE, RunFolder, RunMismatchError, is_complete
+from distilray.runtime.run_folder import (
+    CONFIG_FILE,
+    MANIFEST_FILE,
+    RunFolder,
+    RunMismatchError,
+    is_complete,
+    read_manifest,
+)
 
 C = TypeVar("C", bound=JobConfig)
+
+# Files and folders of a run to open, by label: the first path that exists in the run.
+_TO_OPEN: Mapping[str, Sequence[str]] = {
+    "report": ("report.html",),
+    "model_card": ("README.md",),
+    "plan": ("plan.html",),
+    "plot": ("search.svg",),
+    "recipe": ("best.yaml",),
+    "model": ("model", "onnx-int8", "onnx"),
+}
+_SERVE = "python -m jobs.serve_fill_mask app.model_dir={}"
 
 
 @dataclass(frozen=True)
@@ -85,19 +105,16 @@ class Job(Generic[C]):
     }
     is_view: bool = False
 
-    def dry_run(self, recipe: str, overrides: Sequence[str] = ()) -> None:
-        """Validate the recipe and its inputs, and print the plan.
+    def dry_run(self, recipe: C) -> dict[str, object]:
+        """Validate the inputs, print the plan, and return it as JSON values.
 
         Raises:
             InputError: a problem that the user can fix.
         """
-        plan = self.plan(self._pinned(load_recipe(recipe, overrides, self.config_class)))
-        lines = [f"{key:<16} {value}" for key, value in plan.items()]
-        print("\n".join([f"{self.name}: plan, nothing started", *lines]), flush=True)
-
-    def execute(self, recipe: str, overrides: Sequence[str] = ()) -> RunFolder:
-        """Run the job with a recipe; see `complete`."""
-        return self.complete(load_recipe(recipe, overrides, self.config_class))
+        plan = self.plan(self._pinned(recipe))
+        print(f"{self.name}: plan, nothing started\n{format_entries(plan)}", flush=True)
+        expected = {value.unit: value.number for value in plan.values() if isinstance(value, Quantity)}
+        return {"job": self.name, "plan": {key: str(value) for key, value in plan.items()}, "expected": expected}
 
     def complete(
         self, recipe: C, *, archive_changed: bool = False, before_run: Callable[[], object] = lambda: None
@@ -203,13 +220,18 @@ def run_command(
             return
         if args.recipe is None:
             raise InputError(f"the following arguments are required: --recipe; see python -m jobs.{name} --help")
+        recipe = load_recipe(args.recipe, args.overrides, load_config())
         job = load()
-        if args.dry_run:
-            job.dry_run(args.recipe, args.overrides)
-            return
-        folder = job.execute(args.recipe, args.overrides)
-        if job.show is not None:
-            job.show(folder)
+        with json_on_stdout(enabled=args.json) as write_json:
+            if args.dry_run:
+                write_json(job.dry_run(recipe))
+                return
+            folder = job.complete(recipe)
+            if job.show is not None:
+                job.show(folder)
+            links = results_to_open([folder])
+            print_links(links)
+            write_json({**run_record(folder), "open": links})
 
     return run_cli(name, main)
 
@@ -224,11 +246,43 @@ def _parser(
         details=lambda: format_keys(load_config()),
     )
     parser.add_argument("--recipe", help=f"YAML file; see jobs/recipes/{name}/")
-    parser.add_argument("--dry-run", action="store_true", help="validate and print the plan without running")
+    add_output_options(parser)
     if has_validate:
         parser.add_argument("--validate", metavar="FILE", help="check an output file of this job without running")
     parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="overrides of the recipe")
     return parser
+
+
+def run_record(folder: RunFolder) -> dict[str, object]:
+    """Return a complete run as JSON values."""
+    return {"job": folder.job, "run_dir": folder.uri, "manifest": read_manifest(folder.uri)}
+
+
+def results_to_open(folders: Sequence[RunFolder]) -> dict[str, str]:
+    """Return paths to open and the command that serves the model, by label.
+
+    Of several runs with the same kind of result, the first one counts, but a student comes before a teacher.
+    """
+    links: dict[str, str] = {}
+    for folder in sorted(folders, key=lambda folder: folder.job == "train_teacher"):
+        for label, names in _TO_OPEN.items():
+            paths = [path for name in names if storage.exists(path := folder.path(name))]
+            if paths:
+                links.setdefault(label, _shown_path(paths[0]))
+    if "model" in links and "://" not in links["model"]:  # the service reads local folders
+        links["serve"] = _SERVE.format(shlex.quote(links["model"]))
+    return links
+
+
+def print_links(links: Mapping[str, str]) -> None:
+    """Print the result of `results_to_open`."""
+    if links:
+        print(format_entries({f"  {label.replace('_', ' ')}": text for label, text in links.items()}), flush=True)
+
+
+def _shown_path(uri: str) -> str:
+    """Return a path relative to the working folder if it is inside of it."""
+    return os.path.relpath(uri) if "://" not in uri and Path(uri).is_relative_to(Path.cwd()) else uri
 
 
 def absolute_location(location: ConfigLocation) -> str:

@@ -1,5 +1,7 @@
 """Progress of long work, as a bar on a terminal or as log lines, and user-facing notices of a run."""
 
+from __future__ import annotations
+
 import json
 import logging
 import os
@@ -7,16 +9,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import TextIO
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-from rich.progress import Progress as RichProgress
+from typing import TYPE_CHECKING, TextIO
 
 from distilray.runtime import storage
 from distilray.runtime.signals import raise_if_interrupted
 
+if TYPE_CHECKING:
+    from rich.progress import Progress as ProgressBar
+
 NOTICES_FOLDER = "notices"
+_WIDE = 120  # columns of a terminal with room for a long bar
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +26,7 @@ log = logging.getLogger(__name__)
 class Progress:
     """Context manager that displays completed units of work, the rate and the time left.
 
+    On a terminal it is a bar. Otherwise it is a line every `interval_s` seconds, even if no unit is completed.
     Units that an earlier attempt completed are set with `start_at` and do not affect the rate.
     """
 
@@ -42,19 +45,22 @@ class Progress:
         self._stream = stream or sys.stderr
         self._done, self._base, self._note = 0, 0, ""
         self._started = self._shown = clock()
-        self._bar: RichProgress | None = None
+        self._bar: ProgressBar | None = None
+        self._lock, self._stopped = threading.Lock(), threading.Event()
+        self._ticker = threading.Thread(target=self._tick, name="progress", daemon=True)
 
-    def __enter__(self) -> "Progress":
-        if self._stream.isatty():
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-            self._bar = RichProgress(
-                *columns, TextColumn("{task.fields[note]}"), console=Console(file=self._stream), transient=True
-            )
-            self._task = self._bar.add_task(self.label, total=self.total, note="")
+    def __enter__(self) -> Progress:
+        if self._stream.isatty() and os.environ.get("TERM") != "dumb":
+            self._bar = _progress_bar(self._stream)
+            self._task = self._bar.add_task(self.label, total=self.total, completed=self._done, text="")
             self._bar.start()
+            self._show()
+        self._ticker.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self._stopped.set()
+        self._ticker.join()
         if self._bar is not None:
             self._bar.stop()
 
@@ -72,30 +78,59 @@ class Progress:
         """
         raise_if_interrupted()
         self._done, self._note = done, note
-        now = self._clock()
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done, note=", ".join(self._details(now)))
-        elif now - self._shown >= self._interval_s:
-            self._shown = now
-            print(self.line(now), file=self._stream, flush=True)
+        self._show()
 
     def advance(self, units: int = 1, note: str = "") -> None:
         self.advance_to(self._done + units, note)
 
     def line(self, now: float) -> str:
         """Return the log line: completed units, share, rate, time left, note."""
-        done = f"{self.label}: {self._done:,}"
-        if self.total:
-            done += f"/{self.total:,} {self.unit} ({self._done / self.total:.0%})"
-        return ", ".join([done, *self._details(now)])
+        rate, time_left = self._speed(now)
+        share = f" ({self._done / self.total:.0%})" if self.total else ""
+        return ", ".join(filter(None, [f"{self.label}: {self._count()}{share}", rate, time_left, self._note]))
 
-    def _details(self, now: float) -> list[str]:
-        """Return rate, time left and note. Rates below 0.1 per second are displayed per minute."""
+    def _tick(self) -> None:
+        while not self._stopped.wait(self._interval_s if self._bar is None else 1.0):
+            self._show()
+
+    def _show(self) -> None:
+        """Update the bar, or print a line if it is time for one."""
+        now = self._clock()
+        with self._lock:
+            if self._bar is not None:
+                rate, time_left = self._speed(now)
+                text = ", ".join(filter(None, [self._count(), time_left, rate, self._note]))
+                self._bar.update(self._task, completed=self._done, text=text)
+            elif now - self._shown >= self._interval_s:
+                self._shown = now
+                print(self.line(now), file=self._stream, flush=True)
+
+    def _count(self) -> str:
+        return f"{self._done:,}/{self.total:,} {self.unit}" if self.total else f"{self._done:,} {self.unit}"
+
+    def _speed(self, now: float) -> tuple[str, str]:
+        """Return rate and time left, if it is known. Rates below 0.1 per second are displayed per minute."""
         rate = max(0, self._done - self._base) / max(now - self._started, 1e-9)
-        details = [f"{rate:,.1f} {self.unit}/s" if rate >= 0.1 else f"{60 * rate:,.1f} {self.unit}/min"]
-        if self.total and rate > 0:
-            details.append(f"ETA {format_duration((self.total - self._done) / rate)}")
-        return [*details, self._note] if self._note else details
+        text = f"{rate:,.1f} {self.unit}/s" if rate >= 0.1 else f"{60 * rate:,.1f} {self.unit}/min"
+        has_end = self.total and rate > 0
+        return text, f"ETA {format_duration(((self.total or 0) - self._done) / rate)}" if has_end else ""
+
+
+def _progress_bar(stream: TextIO) -> ProgressBar:
+    """Return a bar between a label and a text that is cut off at the edge of the terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as ProgressBar
+    from rich.table import Column
+
+    console = Console(file=stream)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30 if console.width >= _WIDE else 10),
+        TextColumn("{task.fields[text]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+    )
+    # If stdout is not a terminal, its output must not be printed above the bar on stderr.
+    return ProgressBar(*columns, console=console, transient=True, expand=True, redirect_stdout=sys.stdout.isatty())
 
 
 def format_duration(seconds: float) -> str:
@@ -130,7 +165,7 @@ class NoticeFollower:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="notices", daemon=True)
 
-    def __enter__(self) -> "NoticeFollower":
+    def __enter__(self) -> NoticeFollower:
         self._thread.start()
         return self
 

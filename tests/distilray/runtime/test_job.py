@@ -4,6 +4,7 @@ More text.
 """
 
 import functools
+import json
 import os
 import signal
 import subprocess
@@ -17,8 +18,8 @@ from pydantic import Field
 from distilray.config.base import Config, InputDir, InputFile, JobConfig, ModelRef, SeededConfig, map_locations
 from distilray.errors import DataQualityError, InputError
 from distilray.runtime import storage
-from distilray.runtime.job import Job, Outcome, absolute_location, run_command
-from distilray.runtime.run_folder import read_manifest
+from distilray.runtime.job import Job, Outcome, Quantity, absolute_location, results_to_open, run_command
+from distilray.runtime.run_folder import RunFolder, read_manifest
 
 
 class CountWords(SeededConfig):
@@ -38,7 +39,7 @@ def count_words(config, folder):
     return Outcome(f"{len(words)} words", {"words": len(words)}, {"words.txt": {"rows": 1}})
 
 
-def run(*arguments, work=count_words):
+def run(*arguments, work=count_words, plan=plan):
     job = Job(name="count_words", config_class=CountWords, plan=plan, run=work)
     return run_command(job.name, lambda: job, lambda: job.config_class, arguments, description=__doc__)
 
@@ -78,6 +79,62 @@ def test_a_dry_run_prints_the_plan_without_running(recipe, tmp_path, capsys):
     assert run_failing(AssertionError("it ran"), "least=2", recipe, "seed=3", "--dry-run", "seed=4") == 0
     assert capsys.readouterr().out == "count_words: plan, nothing started\nbytes read       13\n"
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_json_of_a_run_is_its_manifest_and_everything_else_is_on_stderr(recipe, tmp_path, capsys):
+    assert run(recipe, "--json") == 0
+    output = capsys.readouterr()
+    run_dir = f"{tmp_path}/run"
+    manifest = read_manifest(run_dir)
+    assert json.loads(output.out) == {"job": "count_words", "run_dir": run_dir, "manifest": manifest, "open": {}}
+    assert output.err == f"count_words: 3 words in 0 s -> {run_dir}\n"
+
+
+def test_the_json_of_a_dry_run_is_the_plan_with_its_numbers(recipe, capsys):
+    def plan_words(config):
+        return {"text": config.text, "time": Quantity("about 2 min", 120.5, "s"), "least": config.least}
+
+    assert run(recipe, "--json", "--dry-run", plan=plan_words) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert (values["job"], values["expected"]) == ("count_words", {"s": 120.5})
+    assert (values["plan"]["time"], values["plan"]["least"]) == ("about 2 min", "1")
+
+
+@pytest.mark.parametrize("options", [["--json"], ["--json", "--dry-run"]])
+def test_bad_input_prints_no_json(recipe, options, capsys):
+    assert run(recipe, "least=two", *options) == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_a_wrong_recipe_is_reported_without_importing_the_job(recipe, capsys):
+    def load():
+        raise AssertionError("imported")
+
+    assert run_command("count_words", load, lambda: CountWords, [recipe, "least=two"]) == 2
+    assert "least: " in capsys.readouterr().err
+
+
+def finished(folder, job, *files):
+    """Return the folder of a run of a job with some files."""
+    for name in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("x")
+    return RunFolder(job, JobConfig(run_dir=str(folder)), {})
+
+
+def test_the_results_to_open_are_those_of_the_student_not_of_the_teacher(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    teacher = finished(tmp_path / "runs/teacher", "train_teacher", "model/config.json")
+    student = finished(tmp_path / "runs/my student", "distill", "model/config.json")
+    report = finished(tmp_path / "runs/report", "write_report", "report.html", "README.md")
+    assert results_to_open([teacher, student, report]) == {
+        "report": "runs/report/report.html",
+        "model_card": "runs/report/README.md",
+        "model": "runs/my student/model",
+        "serve": "python -m jobs.serve_fill_mask app.model_dir='runs/my student/model'",
+    }
+    monkeypatch.chdir(tmp_path / "runs/report")
+    assert results_to_open([teacher])["model"] == f"{tmp_path}/runs/teacher/model"
 
 
 @pytest.mark.parametrize(

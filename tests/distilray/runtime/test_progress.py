@@ -18,6 +18,12 @@ def clock():
     return Clock()
 
 
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("TERM", "xterm")
+
+
 def shown(clock, *, done, seconds, total=1000, start=0, note="", stream=None):
     """Return the output of a `Progress` that is at `done` after some seconds."""
     stream = stream or io.StringIO()
@@ -37,7 +43,7 @@ def shown(clock, *, done, seconds, total=1000, start=0, note="", stream=None):
         ({"done": 3, "seconds": 60}, "3/1,000 steps (0%), 3.0 steps/min, ETA 5 h 32 min"),
         ({"start": 900, "done": 910, "seconds": 5}, "910/1,000 steps (91%), 2.0 steps/s, ETA 45 s"),
         ({"start": 900, "done": 800, "seconds": 5}, "800/1,000 steps (80%), 0.0 steps/min"),
-        ({"total": None, "done": 2000, "seconds": 10}, "2,000, 200.0 steps/s"),
+        ({"total": None, "done": 2000, "seconds": 10}, "2,000 steps, 200.0 steps/s"),
         ({"done": 0, "seconds": 10}, "0/1,000 steps (0%), 0.0 steps/min"),
     ],
     ids=["complete", "slow", "slower", "resumed", "lost work after a resume", "no total", "nothing done"],
@@ -48,8 +54,32 @@ def test_a_line_shows_count_share_rate_time_left_and_note(clock, values, line):
 
 def test_a_terminal_gets_a_bar_with_the_rate_and_time_left_of_this_attempt(clock):
     output = shown(clock, start=900, done=910, seconds=5, note="loss 1", stream=Terminal())
-    assert re.search(r"910/1000.*2\.0 steps/s, ETA 45 s, loss 1", output)
+    assert "910/1,000 steps, ETA 45 s, 2.0 steps/s, loss 1" in output
     assert "distill: " not in output
+
+
+def test_a_terminal_that_cannot_move_the_cursor_gets_lines(clock, monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    assert shown(clock, done=250, seconds=10, stream=Terminal()).startswith("distill: 250/1,000 steps")
+
+
+class Lines(io.StringIO):
+    """A stream that announces its first line."""
+
+    def __init__(self):
+        super().__init__()
+        self.has_line = threading.Event()
+
+    def write(self, text):
+        self.has_line.set()
+        return super().write(text)
+
+
+def test_lines_are_also_printed_while_no_unit_is_completed():
+    stream = Lines()
+    with Progress("distill", total=10, unit="steps", interval_s=0.01, stream=stream):
+        assert stream.has_line.wait(20)
+    assert stream.getvalue().startswith("distill: 0/10 steps (0%)")
 
 
 def test_lines_are_printed_at_most_once_per_interval(clock):

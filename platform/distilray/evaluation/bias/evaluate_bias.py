@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from rich.console import Console
 
 from distilray.config.evaluation import EvaluateBiasConfig
+from distilray.console import print_tables
 from distilray.evaluation.bias.bias_tables import bias_tables
 from distilray.evaluation.bias.crows_pairs import (
     SentencePair,
@@ -197,11 +197,8 @@ def collect_scores(config: EvaluateBiasConfig, data: BiasData, results: dict[str
 def show_bias_scores(folder: RunFolder) -> None:
     """Print `scores.json` as tables, followed by the limitations."""
     scores = json.loads(storage.read_bytes(folder.path(SCORES_FILE)))
-    console = Console(width=None if os.isatty(1) else 120)
-    for table in bias_tables(scores):
-        console.print(table)
-    for limitation in scores["limits"]:
-        console.print(limitation, style="dim", highlight=False)
+    print_tables(*bias_tables(scores))
+    print("\n".join(scores["limits"]), flush=True)
 
 
 def _probe_results(results: dict[str, ModelResults], config: EvaluateBiasConfig) -> dict[str, Any]:

@@ -1,17 +1,16 @@
 """Fill-mask scores with confidence intervals from ranks and losses, and their table."""
 
 import json
-import os
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
 from distilray.config.evaluation import BootstrapConfig
+from distilray.console import print_tables
 from distilray.evaluation.fill_mask.causal import CAUSAL_METRIC
 from distilray.evaluation.fill_mask.scoring import MaskScores
 from distilray.evaluation.fill_mask_metrics import FILL_MASK_SCORES, HITS, answer_columns
@@ -178,7 +177,7 @@ def show_fill_mask_scores(folder: RunFolder) -> None:
             table.add_row(_LABELS.get(key, key), *_cells(scores, key, bounds))
     if both:
         table.add_row("same best token", "", "", f"{scores['agreement']:.1%}")
-    Console(width=None if os.isatty(1) else 100).print(table)
+    print_tables(table)
 
 
 def _cells(scores: Values, key: str, bounds: Values) -> list[str]:

@@ -1,13 +1,11 @@
 """GLUE evaluation: fine-tune a model on each task with several seeds and score it."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
-
 from distilray.config.glue import GLUE_TASKS, EvaluateGlueConfig, GlueConfig, TaskName
+from distilray.console import print_tables
 from distilray.errors import InputError
 from distilray.evaluation.glue.intervals import add_intervals, compare_with_teacher
 from distilray.evaluation.glue.submission import find_missing_files, validate_submission, write_submission
@@ -131,7 +129,7 @@ def show_glue_scores(folder: RunFolder) -> None:
     """Print `scores.json` as a table."""
     assert isinstance(folder.config, EvaluateGlueConfig)
     scores = json.loads(storage.read_bytes(folder.path(SCORES_FILE)))
-    Console(width=None if os.isatty(1) else 160).print(glue_table(scores, _read_teacher(folder.config)))
+    print_tables(glue_table(scores, _read_teacher(folder.config)))
 
 
 def check_submission(path: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, TextIO
 
+from distilray.console import use_color
 from distilray.errors import InputError
 
 Status = Literal["ok", "warn", "fail"]
@@ -133,7 +134,7 @@ def print_results(results: Iterable[CheckResult], out: TextIO, *, as_json: bool)
     for result in results:
         printed.append(result)
         if not as_json:
-            print(format_result(result, use_color=out.isatty()), file=out, flush=True)
+            print(format_result(result, with_color=use_color(out)), file=out, flush=True)
     counts = {status: sum(result.status == status for result in printed) for status in STATUSES}
     if as_json:
         print(json.dumps({"checks": [asdict(result) for result in printed], "counts": counts}, indent=1), file=out)
@@ -142,10 +143,10 @@ def print_results(results: Iterable[CheckResult], out: TextIO, *, as_json: bool)
     return 1 if counts["fail"] else 0
 
 
-def format_result(result: CheckResult, *, use_color: bool) -> str:
+def format_result(result: CheckResult, *, with_color: bool) -> str:
     """Format a result as `status  name  message  -> fix`."""
     status = f"{result.status:<4}"
-    if use_color:
+    if with_color:
         status = f"\x1b[{_COLORS[result.status]}m{status}\x1b[0m"
     fix = f"  -> {result.fix}" if result.fix else ""
     return f"{status}  {_printable(result.name):<{_NAME_WIDTH}}  {_printable(result.message)}{_printable(fix)}"

@@ -47,8 +47,8 @@ _SCALING = {
 _REFERENCE = {
     "run": "{name}",
     "precision": "{precision}",
-    "predicted, h": "{predicted_hours:,.1f}",
-    "published, h": "{published_hours:,.0f}",
+    "predicted": "{predicted_hours:,.1f}",
+    "published": "{published_hours:,.0f}",
     "ratio": "{ratio:.2f}",
     "assumed MFU": "{mfu:.1%}",
     "implied MFU": "{implied_mfu:.1%}",
@@ -57,7 +57,7 @@ _REFERENCE = {
 
 def plan_tables(values: Values) -> list[Table]:
     """Return the tables of stages, scaling, and the published run."""
-    reference = _table("the published run, predicted", _REFERENCE, values["reference"])
+    reference = _table("the published run: predicted and published hours", _REFERENCE, values["reference"])
     return [_stage_table(values), _scaling_table(values), reference]
 
 

@@ -2,12 +2,9 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
-
-from rich.console import Console
 
 from distilray.config.base import Config, Precision
 from distilray.config.distillation import DistillConfig
@@ -16,6 +13,7 @@ from distilray.config.glue import EvaluateGlueConfig
 from distilray.config.plan import PlanConfig, StageRecipeConfig
 from distilray.config.pretraining_data import EncodeCorpusConfig
 from distilray.config.recipe import load_recipe
+from distilray.console import print_tables
 from distilray.operations.plan.assumptions import (
     PUBLISHED_HOURS,
     PUBLISHED_RUN,
@@ -122,12 +120,12 @@ def write_plan(config: PlanConfig, folder: RunFolder) -> Outcome:
 def show_plan(folder: RunFolder) -> None:
     """Print the tables of `plan.json`, its warnings and its assumptions."""
     values = json.loads(storage.read_bytes(folder.path(PLAN_FILE)))
-    console = Console(width=None if os.isatty(1) else 140)
-    for table in plan_tables(values):
-        console.print(table)
-    for warning in values["warnings"]:
-        print(f"warning: {warning}")
-    print("\n".join(f"- {line}" for line in values["assumptions"]))
+    print_tables(*plan_tables(values))
+    lines = [
+        *(f"warning: {warning}" for warning in values["warnings"]),
+        *(f"- {line}" for line in values["assumptions"]),
+    ]
+    print("\n".join(lines))
 
 
 def _recipe(stage: StageRecipeConfig, config_class: type[S]) -> S:

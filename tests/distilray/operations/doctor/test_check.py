@@ -101,7 +101,7 @@ def test_results_are_lines_followed_by_counts_with_colors_only_in_a_terminal():
 
 
 def test_control_characters_of_a_server_do_not_reach_the_terminal():
-    text = format_result(CheckResult("fail", "jobs api", "answer \x1b[2J\r\x07", "look\x00"), use_color=False)
+    text = format_result(CheckResult("fail", "jobs api", "answer \x1b[2J\r\x07", "look\x00"), with_color=False)
     assert all(char.isprintable() for char in text)
 
 
