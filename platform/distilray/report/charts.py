@@ -149,15 +149,15 @@ def comparison_chart(
     groups: Mapping[str, Mapping[str, Bar]],
     *,
     x_label: str,
-    marks: Mapping[str, float] | None = None,
-    mark_label: str = "",
+    baselines: Mapping[str, float] | None = None,
+    baseline_label: str = "",
 ) -> Markup:
     """Draw horizontal bars of several models for each group; groups without a bar are omitted.
 
     Args:
         groups: bars by group and model. Of several models, the first is the reference and has a muted color.
-        marks: value by group that is marked across its bars, such as a baseline.
-        mark_label: name of the marks in the legend.
+        baselines: value by group, drawn as a line across its bars, such as the score of a trivial answer.
+        baseline_label: name of the baselines in the legend.
     """
     groups = {group: bars for group, bars in groups.items() if bars}
     if not groups:
@@ -168,7 +168,7 @@ def comparison_chart(
     height = 0.9 + sum(0.08 + 0.24 * len(bars) for bars in groups.values())
     return _svg(
         f"{title}: {'; '.join(texts)}",
-        lambda axes: _draw_comparison(axes, groups, marks or {}, mark_label),
+        lambda axes: _draw_comparison(axes, groups, baselines or {}, baseline_label),
         x_label,
         "",
         height=height,
@@ -176,7 +176,7 @@ def comparison_chart(
 
 
 def _draw_comparison(
-    axes: Any, groups: Mapping[str, Mapping[str, Bar]], marks: Mapping[str, float], mark_label: str
+    axes: Any, groups: Mapping[str, Mapping[str, Bar]], baselines: Mapping[str, float], baseline_label: str
 ) -> None:
     models = list(dict.fromkeys(model for bars in groups.values() for model in bars))
     colors = [*_COLORS[-1:] * (len(models) > 1), *_COLORS]
@@ -190,8 +190,8 @@ def _draw_comparison(
             if bar.interval:
                 axes.hlines(y, *bar.interval, color=_INK, linewidth=1.0)
             axes.text(bar.end + 0.015 * limit, y, bar.label, va="center", fontsize="small")
-        if group in marks:
-            axes.vlines(marks[group], row - 0.46, row + 0.46, color=_INK, linestyle=":", label=mark_label)
+        if group in baselines:
+            axes.vlines(baselines[group], row - 0.46, row + 0.46, color=_INK, linestyle=":", label=baseline_label)
     axes.set_yticks(range(len(groups)), list(groups), color=_INK)
     axes.set_ylim(len(groups) - 0.45, -0.55)  # the first group at the top
     axes.set_xlim(right=limit * (1.02 + 0.025 * longest))  # leaves space for the labels

@@ -92,7 +92,7 @@ def test_several_lines_have_a_legend_and_few_points_have_markers(chart):
 
 
 def compare(**groups):
-    return comparison_chart("Scores", groups, x_label="%", marks={"a": 0.1}, mark_label="baseline")
+    return comparison_chart("Scores", groups, x_label="%", baselines={"a": 0.1}, baseline_label="baseline")
 
 
 def test_a_comparison_names_every_bar_and_the_marks():

@@ -43,7 +43,7 @@ def mask_each_token(batch: Batch, tokenizer_json: str) -> Iterator[MaskedSentenc
         ids = original.copy()
         ids[index] = mask_id
         text = tokenizer.decode(ids.tolist(), skip_special_tokens=False)
-        yield MaskedSentence(_ADDED_SPACES.sub("", text), tokenizer.id_to_token(label))
+        yield MaskedSentence(_ADDED_SPACES.sub("", text), tokenizer.id_to_token(label) or "")
 
 
 def mask_each_answer(example: MaskedExample) -> Iterator[MaskedSentence]:
@@ -81,7 +81,7 @@ def choose_sentences(
         )
 
     by_row = (filter(is_suitable, map(_cut, texts)) for texts in islice(rows, _SEARCHED_ROWS))
-    return list(islice((sentence for found in by_row if (sentence := next(found, None))), _SENTENCES))
+    return list(islice((sentence for suitable in by_row if (sentence := next(suitable, None))), _SENTENCES))
 
 
 def best_answers(model: Any, sentences: Sequence[MaskedSentence], tokenizer_json: str) -> list[list[dict[str, Any]]]:

@@ -36,16 +36,20 @@ Row = tuple[str, ...]
 
 @dataclass(frozen=True)
 class _Measure:
-    """A measure of both models, and the text of a value as a format string."""
+    """A measure with the values of teacher and student, and the text of a value as a format string."""
 
     name: str
-    teacher: Any
-    student: Any
+    values: Sequence[Any]
     form: str
 
     @property
     def share(self) -> float:
-        return float(self.student / self.teacher)
+        teacher, student = self.values
+        return float(student / teacher)
+
+    @property
+    def texts(self) -> list[str]:
+        return [self.form.format(value) for value in self.values]
 
 
 def verdict(runs: Runs, name: str) -> str:
@@ -69,8 +73,8 @@ def claim_chart(runs: Runs) -> Markup:
     """Return a chart of the measures in the verdict, in percent of the teacher's."""
     groups = {
         f"{measure.name}\n{'less' if measure.name in (_SIZE, _TIME) else 'more'} is better": {
-            TEACHER: Bar(100, measure.form.format(measure.teacher)),
-            STUDENT: Bar(100 * measure.share, f"{measure.share:.1%} ({measure.form.format(measure.student)})"),
+            TEACHER: Bar(100, measure.texts[0]),
+            STUDENT: Bar(100 * measure.share, f"{measure.share:.1%} ({measure.texts[1]})"),
         }
         for measure in _measures(runs)
     }
@@ -118,12 +122,12 @@ def _measures(runs: Runs) -> list[_Measure]:
     above_chance = [100 * (score - mean.majority) for score in (mean.teacher, mean.student)] if mean else [None, None]
     parameters = [counts.get(key, 0) / 1e6 for key in ("teacher_parameters", "parameters")]
     measures = (
-        _Measure("hit@10", *[scores.get("hit@10") for scores in fill_mask], "{:.3f}"),
-        _Measure("GLUE above chance", *above_chance, "{:.1f}"),
-        _Measure(_SIZE, *parameters, "{:,.1f} M"),
-        _Measure(_TIME, *[row.get("latency_ms") for row in costs], "{:,.1f} ms"),
+        _Measure("hit@10", [scores.get("hit@10") for scores in fill_mask], "{:.3f}"),
+        _Measure("GLUE above chance", above_chance, "{:.1f}"),
+        _Measure(_SIZE, parameters, "{:,.1f} M"),
+        _Measure(_TIME, [row.get("latency_ms") for row in costs], "{:,.1f} ms"),
     )
-    return [measure for measure in measures if measure.teacher and measure.student is not None]
+    return [measure for measure in measures if measure.values[0] and measure.values[1] is not None]
 
 
 def _notes(runs: Runs) -> list[str]:

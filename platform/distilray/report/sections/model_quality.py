@@ -172,15 +172,15 @@ def _glue_chart(runs: Runs, scored: Mapping[Run, Values]) -> Markup:
         run: model if model and names.count(model) == 1 else run.name for run, model in zip(scored, names, strict=True)
     }
     groups: dict[str, dict[str, Bar]] = {}
-    marks = {}
+    baselines = {}
     for run in sorted(scored, key=lambda run: models[run] != TEACHER):
         for task in scored[run]["summary"]:
             own = task_score(scored[run], task)
             interval = None if own.interval is None else [100 * end for end in own.interval]
             groups.setdefault(task, {})[models[run]] = Bar(100 * own.score, f"{100 * own.score:.1f}", interval)
-            marks[task] = 100 * own.majority
+            baselines[task] = 100 * own.majority
     caption = "GLUE, dev split, times 100"
-    chart = comparison_chart(caption, groups, x_label="score", marks=marks, mark_label="majority baseline")
+    chart = comparison_chart(caption, groups, x_label="score", baselines=baselines, baseline_label="majority baseline")
     return figure(caption, chart)
 
 
@@ -197,8 +197,8 @@ def _bias_charts(scores: Values) -> list[Markup]:
                     value, ends = scale * cell[value_key], cell.get(interval_key)
                     interval = None if ends is None else [scale * end for end in ends]
                     groups.setdefault(part, {})[name] = Bar(value, f"{value:.1f}", interval)
-        marks = dict.fromkeys(groups, 50.0)
-        chart = comparison_chart(title, groups, x_label="%", marks=marks, mark_label="no preference")
+        baselines = dict.fromkeys(groups, 50.0)
+        chart = comparison_chart(title, groups, x_label="%", baselines=baselines, baseline_label="no preference")
         charts.append(figure(title, chart))
     return charts
 
