@@ -5,7 +5,7 @@
 // can be shared; the API key, if the service requires one, is kept in the session storage of this tab.
 
 const EXAMPLES = [
-  "Paris is the _ of France.",
+  "Paris is _ of France",
   "She drinks a cup of _ every _.",
   "The dog began to _ at the stranger.",
   "Water freezes at zero _.",

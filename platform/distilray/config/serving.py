@@ -95,6 +95,6 @@ class CheckServiceConfig(RayJobConfig):
 
     model_dir: InputDir = Field(description="model folder, or run folder of a training job, on this machine")
     texts: Annotated[list[Text], Field(min_length=1, max_length=MAX_ITEMS)] = Field(
-        default=["Paris is the [MASK] of France."], description="texts to send to the service, each with a mask"
+        default=["Paris is [MASK] of France"], description="texts to send to the service, each with a mask"
     )
     top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K)] = Field(default=3, description="candidates for the first text")

@@ -2,11 +2,25 @@
 
 import json
 import math
+import os
 import re
 
 import pytest
 
-from tests.serve.contract.clients import FILL, JSON, ROOT, SCORE, TEXT, TWO, assert_close, assert_error
+from tests.serve.contract.clients import (
+    FILL,
+    JSON,
+    ROOT,
+    SCORE,
+    TEXT,
+    TWO,
+    assert_close,
+    assert_error,
+    client_of,
+    service_of,
+)
+
+DISTILBERT = os.environ.get("DISTILRAY_DISTILBERT_DIR")
 
 
 def fill(client, inputs=TEXT, **parameters):
@@ -234,3 +248,11 @@ def test_the_document_states_the_limits_of_lists_and_texts(client, roomy_client)
     assert limits(roomy_client) == (1, 32, 20_000, 100, 1000)
     assert limits(client) == (1, 4, 5000, 50, 1000)
     assert "x-limits" not in client.get("/openapi.json").text
+
+
+@pytest.mark.skipif(DISTILBERT is None, reason="DISTILRAY_DISTILBERT_DIR names no folder of the published DistilBERT")
+def test_the_published_distilbert_gives_the_answer_of_its_model_card():
+    from distilray.inference.tasks.fill_mask import FillMask  # imports torch
+
+    with client_of(service_of(FillMask.load(DISTILBERT, precision="fp32"), DISTILBERT)) as client:
+        assert client.post(SCORE, json={"input_data": ["Paris is [MASK] of France"]}).json() == ["part"]

@@ -8,7 +8,7 @@ from tests.serve.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 
-ONE, TWO = "Paris is the [MASK] of France.", "The [MASK] of the [MASK]"
+ONE, TWO = "Paris is [MASK] of France", "The [MASK] of the [MASK]"
 CONTRAST = 4.5
 
 
