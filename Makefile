@@ -56,8 +56,7 @@ check: setup  ## check format, lint, types and import rules; run the fast tests 
 	@test ! -e platform/__init__.py || { echo "platform/__init__.py shadows the standard library module platform: remove it"; exit 1; }
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports --no-cache
+	$(BIN)/lint-imports --no-cache & imports=$$!; $(BIN)/mypy; wait $$imports
 	$(BIN)/python -m pytest -m "not slow and not docs" -n auto --maxprocesses 8 $(call RESULTS,fast)
 
 test: check  ## run check and the most important slow tests: pipeline, job, service, kills (10 minutes)

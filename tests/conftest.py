@@ -1,6 +1,7 @@
 """Shared fixtures (local Ray session, free ports, clean copy of the repository), and the order of the tests."""
 
 import contextlib
+import gc
 import os
 import random
 import secrets
@@ -44,6 +45,19 @@ LONG_FILES = (
     "pipeline/test_shell_blocks.py",
     "security/test_local_service.py",
 )
+
+
+WITHOUT_RAY = pytest.StashKey[set[Path]]()  # files with a test that does not use the local Ray session
+
+# Imports create a million objects that stay, so that looking for garbage among them is a waste of time.
+gc.disable()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Find the files that do not share the local Ray session, and collect garbage among the objects of tests only."""
+    session.stash[WITHOUT_RAY] = {item.path for item in session.items if not uses(item, "local_ray")}
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -108,8 +122,7 @@ def no_ray(shared_ray: contextlib.ExitStack) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _stop_ray_unless_all_tests_use_it(request: pytest.FixtureRequest) -> None:
-    tests = (test for test in request.session.items if test.getparent(pytest.Module) is request.node)
-    if not all(uses(test, "local_ray") for test in tests):
+    if request.path in request.session.stash[WITHOUT_RAY]:
         request.getfixturevalue("no_ray")
 
 

@@ -13,8 +13,6 @@ import ray
 import ray.data
 from ray.train.torch import TorchTrainer
 
-_NODES = [{"NodeID": "0", "Alive": True, "Resources": {"CPU": 1.0}, "Labels": {}}]
-
 
 class _Dataset:
     """Dataset with one block per table."""
@@ -43,11 +41,12 @@ def _fit(trainer: TorchTrainer) -> Any:
 
 
 @contextlib.contextmanager
-def ray_in_process() -> Iterator[None]:
-    """Replace Ray until the block ends."""
+def ray_in_process(cpus: float = 1.0) -> Iterator[None]:
+    """Replace Ray until the block ends, by a cluster of one node with some CPUs."""
+    nodes = [{"NodeID": "0", "Alive": True, "Resources": {"CPU": cpus}, "Labels": {}}]
     with (
         patch.object(ray, "is_initialized", lambda: True),
-        patch.object(ray, "nodes", lambda: _NODES),
+        patch.object(ray, "nodes", lambda: nodes),
         patch.object(ray, "put", lambda value: value),
         patch.object(ray, "get", lambda value, **_: value),
         patch.object(ray.data, "from_items", _from_items),

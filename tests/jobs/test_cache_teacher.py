@@ -12,6 +12,7 @@ from distilray.errors import InputError
 from distilray.runtime.metrics import read_metrics
 from distilray.runtime.run_folder import RunFolder
 from distilray.stages import STAGES
+from tests.golden.ray_in_process import ray_in_process
 from tests.jobs.commands import content_hash, content_of, run_job
 from tests.tiny.models import write_teacher
 from tests.tiny.shards import write_shards
@@ -219,9 +220,10 @@ def test_a_task_larger_than_the_cluster_is_rejected(run, error_line, local_ray):
     assert "no room for 1 task with 3 CPU: the local cluster has 2 CPU" in line
 
 
-@pytest.mark.slow
-def test_two_workers_distill_from_a_cache(folder, run, tmp_path, local_ray):
-    assert run("distill", scaling={"num_workers": 2, "use_gpu": False, "cpus_per_worker": 1}) == 0
+def test_a_student_can_be_distilled_from_a_cache(folder, run, tmp_path):
+    """tests/distilray/training/test_worker_group.py does so with two workers."""
+    with ray_in_process(cpus=4):
+        assert run("distill") == 0
     cache = content_hash(folder / "cache")
     assert content_of(tmp_path / "run")["inputs"]["teacher_cache"] == {"content_hash": cache}
     rows = read_metrics(str(tmp_path / "run/metrics.jsonl"))

@@ -1,4 +1,7 @@
-"""Teacher training with Ray Train, from an encoder without a masked-LM head."""
+"""Teacher training in this process, from an encoder without a masked-LM head.
+
+tests/rehearsal and tests/pipeline train teachers on workers of Ray.
+"""
 
 import shutil
 from pathlib import Path
@@ -9,10 +12,11 @@ from transformers import AutoModelForMaskedLM
 
 from distilray.models.masked_lm import load_masked_lm
 from distilray.runtime.metrics import read_metrics
+from tests.golden.ray_in_process import ray_in_process
 from tests.jobs.commands import run_job
 from tests.tiny.models import write_teacher
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 STEPS = 24
 RECIPE = {
@@ -24,7 +28,6 @@ RECIPE = {
     "optimizer": {"learning_rate": 1e-3, "head_learning_rate": 1e-2},
     "scaling": {"num_workers": 1, "use_gpu": False, "cpus_per_worker": 1},
     "intervals": {"log_every_steps": 1, "checkpoint_every_steps": 2, "keep_checkpoints": 2},
-    "ray": {"num_cpus": 2},
 }
 
 
@@ -39,9 +42,14 @@ def encoder(tmp_path_factory, tokenizer_dir):
 
 
 @pytest.fixture(scope="module")
-def run(encoder, shards_dir, local_ray):
+def run(encoder, shards_dir):
     """Return a function that runs the job."""
-    return lambda run_dir: run_job("train_teacher", run_dir, shards_dir=shards_dir, encoder_dir=str(encoder), **RECIPE)
+
+    def run(run_dir):
+        with ray_in_process():
+            return run_job("train_teacher", run_dir, shards_dir=shards_dir, encoder_dir=str(encoder), **RECIPE)
+
+    return run
 
 
 @pytest.fixture(scope="module")

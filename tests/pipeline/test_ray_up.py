@@ -1,7 +1,6 @@
 """`ray up`, jobs, `ray exec` and `ray down` as in docs/operations.md, on this machine over ssh."""
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -83,12 +82,6 @@ def test_the_cluster_consists_of_both_machines(cluster: Cluster) -> None:
     ):
         assert time.monotonic() < deadline, status
         time.sleep(1)
-
-
-def test_a_corpus_can_be_built_on_the_cluster(cluster: Cluster, tmp_path: Path) -> None:
-    cluster.submit("build_corpus", "quickstart", f"run_dir={tmp_path}/corpus")
-    manifest = json.loads((tmp_path / "corpus/manifest.json").read_text())
-    assert manifest["content"]["counts"]["documents"] == 97
 
 
 def test_two_workers_can_distill_on_the_cluster(

@@ -10,20 +10,32 @@ import torch
 from safetensors.torch import load_file
 
 from tests.distilray.training import worker_group
+from tests.tiny.teacher_cache import write_cache
 
 pytestmark = pytest.mark.slow
+ROUNDING = 1e-5
 both_jobs = pytest.mark.parametrize("job", ["distillation", "fine_tuning"])
 several = pytest.mark.parametrize(("group", "size"), [("two", 2), ("eight", 8)])
 
 
 @pytest.fixture(scope="module")
 def groups(tmp_path_factory, root, teacher_dir, shards_dir):
-    """Run folders: one, two and eight workers without dropout, two with dropout, three that sum gradients."""
+    """Run folders: one, two and eight workers without dropout, one and two with a teacher cache, two with dropout, and
+    three that sum gradients.
+    """
     folder = tmp_path_factory.mktemp("groups")
-    values = {"teacher_dir": teacher_dir, "shards_dir": shards_dir}
+    values = {"teacher_dir": teacher_dir, "shards_dir": shards_dir, "dropout": 0.0}
+    cached = {"teacher_cache_dir": write_cache(folder / "cache", shards_dir, teacher_dir)}
     runs = [
-        ("train", size, str(folder / name), {**values, "dropout": dropout})
-        for name, size, dropout in (("one", 1, 0.0), ("two", 2, 0.0), ("eight", 8, 0.0), ("dropout", 2, 0.3))
+        ("train", size, str(folder / name), {**values, **changes})
+        for name, size, changes in (
+            ("one", 1, {}),
+            ("two", 2, {}),
+            ("eight", 8, {}),
+            ("one-cached", 1, cached),
+            ("two-cached", 2, cached),
+            ("dropout", 2, {"dropout": 0.3}),
+        )
     ]
     command = [sys.executable, worker_group.__file__, json.dumps([*runs, ("sum_gradients", 3, str(folder / "sums"))])]
     environment = {**os.environ, "PYTHONPATH": f"{root}/platform:{root}", "GLOO_SOCKET_IFNAME": "lo"}
@@ -55,19 +67,21 @@ def test_workers_with_different_dropout_end_with_the_same_weights(groups, job):
     assert_same_weights(groups, job, ("dropout", 0), ("dropout", 1), atol=0, rtol=0)
 
 
-@several
-def test_several_workers_have_the_losses_gradients_and_scores_of_one(groups, group, size):
+@pytest.mark.parametrize(
+    ("single", "group", "size"), [("one", "two", 2), ("one", "eight", 8), ("one-cached", "two-cached", 2)]
+)
+def test_several_workers_have_the_losses_gradients_and_scores_of_one(groups, single, group, size):
     for file in ("metrics.jsonl", "heldout.jsonl"):
         rows, one = (
-            [json.loads(line) for line in (groups / name / file).read_text().splitlines()] for name in (group, "one")
+            [json.loads(line) for line in (groups / name / file).read_text().splitlines()] for name in (group, single)
         )
         assert len(rows) == len(one) >= worker_group.STEPS
         for row, expected in zip(rows, one, strict=True):
             values = {
                 name: expected[name] for name in ("loss", "ce", "mlm", "cos", "grad_norm", "hit@1") if name in row
             }
-            assert {name: row[name] for name in values} == pytest.approx(values, rel=1e-3)
-    workers = ("one", 0), (group, 0), (group, size - 1)
+            assert {name: row[name] for name in values} == pytest.approx(values, rel=ROUNDING)
+    workers = (single, 0), (group, 0), (group, size - 1)
     losses = [record_of(groups, *worker)["fine_tuning"]["losses"] for worker in workers]
     assert losses[1] == losses[2] == pytest.approx(losses[0], abs=1e-5)
 

@@ -66,7 +66,8 @@ def distill(folder: Path, values: dict[str, Any], states: list[str]) -> tuple[nn
         return student, teacher
 
     config = DistillConfig.model_validate({**VALUES, **values})
-    train_loop(LoopSettings(config, config.losses, create, read_tokenizer(config.teacher_dir), STEPS, str(folder)))
+    tokenizer_json, cache = read_tokenizer(config.teacher_dir), config.teacher_cache_dir
+    train_loop(LoopSettings(config, config.losses, create, tokenizer_json, STEPS, str(folder), cache))
     return students[0], None
 
 

@@ -1,4 +1,5 @@
 import json
+import lzma
 from dataclasses import asdict
 
 import pyarrow as pa
@@ -115,3 +116,16 @@ def test_an_input_error_passes_through_the_actors(config_of, tmp_path):
     assert actor(table) is table
     with pytest.raises(KeyError):  # a bug is not an input error
         actor(pa.table({"unknown": [0]}))
+
+
+def test_a_truncated_file_is_an_input_error_that_names_it(config_of, tmp_path):
+    complete, torn = tmp_path / "complete.jsonl", tmp_path / "torn.jsonl.xz"
+    write_rows(complete, rows_of(2000))
+    torn.write_bytes(lzma.compress(complete.read_bytes())[:-60])
+    config = config_of(data={"path": str(torn), "chunk_rows": 2000})
+    (file,) = data_files(config.data)
+    values = {"config": config, "folder": str(tmp_path), "tokenizer_json": read_tokenizer(config.student_dir)}
+    *_, table = pipeline._read_task(pa.table({"item": [asdict(file)]}), max_length=48, **values)
+    assert is_input_error(table)
+    assert f"{torn}: " in str(table.to_pylist())
+    assert "cut short" in str(table.to_pylist())

@@ -1,17 +1,15 @@
 """Pool of actors; the scoring of a chunk is tested without Ray in test_chunk_scorer.py."""
 
-import lzma
-
 import pytest
 
-from distilray.errors import InputError, find_input_error
+from distilray.errors import InputError
 from distilray.evaluation.fill_mask.chunk_scorer import answers_name
-from tests.tiny.fill_mask import rows_of, score_in_process, write_rows
+from tests.tiny.fill_mask import score_in_process
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
 
-def test_two_actors_resume_a_run_with_the_result_of_one_process(scored, tmp_path):
+def test_two_actors_resume_a_run_with_the_result_of_one_process(scored, tmp_path, recwarn):
     with pytest.MonkeyPatch.context() as patch:
         score_in_process(patch)
         alone = scored(tmp_path / "alone")
@@ -23,6 +21,7 @@ def test_two_actors_resume_a_run_with_the_result_of_one_process(scored, tmp_path
     assert scored(tmp_path / "resumed") == alone
     assert first.stat().st_mtime_ns == written
     assert len(alone) == 7
+    assert [str(warning.message) for warning in recwarn if "actors" in str(warning.message)] == []  # of Ray Data
 
 
 def test_more_actors_than_there_is_room_for_are_refused(scored, tmp_path):
@@ -30,13 +29,3 @@ def test_more_actors_than_there_is_room_for_are_refused(scored, tmp_path):
         scored(tmp_path, scaling={"actors": 3})
     with pytest.raises(InputError, match=r"no room for 1 actor with 1 GPU: .*device=cpu"):
         scored(tmp_path, device="gpu")
-
-
-def test_a_truncated_file_is_an_input_error_that_names_it(scored, tmp_path, recwarn):
-    file = tmp_path / "torn.jsonl.xz"
-    write_rows(tmp_path / "complete.jsonl", rows_of(2000))
-    file.write_bytes(lzma.compress((tmp_path / "complete.jsonl").read_bytes())[:-60])
-    with pytest.raises(Exception, match="cut short") as error:
-        scored(tmp_path / "run", data={"path": str(file), "chunk_rows": 2000})
-    assert str(file) in str(find_input_error(error.value))
-    assert [str(warning.message) for warning in recwarn if "actors" in str(warning.message)] == []  # of Ray Data
