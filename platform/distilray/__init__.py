@@ -11,10 +11,9 @@ Each stage of the pipeline is a function that writes a run folder, or returns im
 
 from __future__ import annotations
 
-import functools
 import importlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from distilray.stages import Run
@@ -30,4 +29,17 @@ def __getattr__(name: str) -> Callable[..., Run]:
     stages = importlib.import_module("distilray.stages")
     if (stage := _SHORT_NAMES.get(name, name)) not in stages.STAGES:
         raise AttributeError(f"module 'distilray' has no attribute '{name}'; its stages are {', '.join(stages.STAGES)}")
-    return functools.partial(stages.run_stage, stage)
+
+    def function(**values: Any) -> Run:
+        run: Run = stages.run_stage(stage, **values)
+        return run
+
+    keys = importlib.import_module("distilray.config.recipe_keys").format_keys(stages.STAGES[stage].config_class)
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = f"Run the stage unless it is complete, and return its run.\n\n{keys}"
+    return function
+
+
+def __dir__() -> list[str]:
+    """Return the names of the module and its stages, for completion in notebooks."""
+    return [*globals(), *_SHORT_NAMES, *importlib.import_module("distilray.stages").STAGES]

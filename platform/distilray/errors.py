@@ -13,6 +13,10 @@ _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 class InputError(ValueError):
     """Bad input. The message is one line that names the file, key or row, and the fix; jobs exit with code 2."""
 
+    def _render_traceback_(self) -> list[str]:
+        """Return the lines that a notebook shows: the message without the traceback."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class MissingFileError(InputError, FileNotFoundError):
     """A file does not exist, or was removed."""
@@ -28,6 +32,10 @@ class DataQualityError(Exception):
     def __init__(self, message: str, details: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.details = list(details)
+
+    def _render_traceback_(self) -> list[str]:
+        """Return the lines that a notebook shows."""
+        return [f"{type(self).__name__}: {self}", *self.details]
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from distilray.errors import InputError, MissingFileError, find_input_error, reading, writing
+from distilray.errors import DataQualityError, InputError, MissingFileError, find_input_error, reading, writing
 
 
 class Wrapping(RuntimeError):
@@ -86,3 +86,10 @@ def test_a_file_that_cannot_be_read_or_written_is_an_input_error(
 def test_an_input_error_is_not_translated(translate: Callable[[str], AbstractContextManager[None]]) -> None:
     with pytest.raises(MissingFileError, match=r"^own message$"), translate("x"):
         raise MissingFileError("own message")
+
+
+def test_a_notebook_shows_the_message_and_the_details_without_a_traceback() -> None:
+    # IPython calls this method of an exception instead of formatting its traceback.
+    assert MissingFileError("a: no such file")._render_traceback_() == ["MissingFileError: a: no such file"]
+    lines = DataQualityError("too many bad rows", ["a:1: no_mask"])._render_traceback_()
+    assert lines == ["DataQualityError: too many bad rows", "a:1: no_mask"]

@@ -91,3 +91,9 @@ def test_scores_are_those_of_the_file_or_the_last_ones_of_a_training_run(tmp_pat
     assert Run(str(tmp_path)).scores == {"step": 4, "loss": 1.0}
     (tmp_path / "scores.json").write_text('{"macro": 0.5}')
     assert Run(str(tmp_path)).scores == {"macro": 0.5}
+
+
+def test_completion_and_help_in_a_notebook_show_the_stages_and_their_keys() -> None:
+    assert {"encode", *STAGES} <= set(dir(dr))
+    assert dr.distill.__name__ == "distill"
+    assert "max_steps" in (dr.distill.__doc__ or "")
