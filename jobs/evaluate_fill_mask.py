@@ -5,7 +5,8 @@
         python -m jobs.evaluate_fill_mask --recipe jobs/recipes/evaluate_fill_mask/card.yaml
 
 Reads:  the held-out shards of jobs.encode_corpus, or files of masked texts; one or two models (folders or runs).
-Writes: scores.json, manifest.json and, for files, answers/ and quarantine.jsonl in run_dir; prints the table.
+Writes: scores.json, sentences.jsonl (answers to read), manifest.json and, for files, answers/ and quarantine.jsonl in
+        run_dir; prints the table.
 """
 
 import sys

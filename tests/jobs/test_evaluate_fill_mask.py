@@ -1,17 +1,19 @@
 """Fill-mask evaluation on held-out shards."""
 
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM
+from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 from distilray.models.masked_lm import load_masked_lm, save_model
 from distilray.models.student import create_student
 from distilray.pretraining_data.tokenizer import read_tokenizer
 from tests.jobs.commands import read_json, run_job
+from tests.tiny.corpus import sentences_of
 from tests.tiny.shards import open_shards
 
 MASK, EXAMPLES = 4, 20
@@ -35,10 +37,15 @@ def run(folders, run_dir, *overrides):
 
 
 @pytest.fixture(scope="module")
-def scores(folders, tmp_path_factory):
+def scored(folders, tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("scores") / "run"
     assert run(folders, run_dir) == 0
-    return read_json(run_dir / "scores.json")
+    return run_dir
+
+
+@pytest.fixture(scope="module")
+def scores(scored):
+    return read_json(scored / "scores.json")
 
 
 def model_dirs(folders):
@@ -80,6 +87,20 @@ def test_scores_are_those_of_transformers(folders, scores):
     same = [one == two for one, two in zip(best["teacher"], best["student"], strict=True)]
     assert scores["agreement"] == pytest.approx(np.mean(same))
     assert 0 < scores["agreement"] < 1
+
+
+def test_the_best_answers_to_sentences_of_the_corpus_are_those_of_transformers(folders, scored):
+    rows = [json.loads(line) for line in (scored / "sentences.jsonl").read_text().splitlines()]
+    sentences = {sentence for document in sentences_of(40) for sentence in document}
+    assert rows
+    assert {row["text"].replace("[MASK]", row["answer"]) for row in rows} <= sentences
+    for name, model_dir in model_dirs(folders).items():
+        fill = pipeline("fill-mask", model=model_dir, tokenizer=AutoTokenizer.from_pretrained(model_dir), device="cpu")
+        for row in rows:
+            expected = fill(row["text"], top_k=3)
+            assert [answer["token"] for answer in row["answers"][name]] == [each["token_str"] for each in expected]
+            scores = [answer["score"] for answer in row["answers"][name]]
+            assert scores == pytest.approx([each["score"] for each in expected], rel=1e-4)
 
 
 def test_every_score_and_difference_is_inside_its_confidence_interval(scores):

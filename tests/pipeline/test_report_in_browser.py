@@ -13,7 +13,7 @@ from distilray.report.runs import read_runs
 from tests.tiny.runs import write_line
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-WIDTHS = (360, 1200)
+WIDTHS = (360, 390, 1280)
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="no Chromium on the path")]
 
@@ -74,7 +74,7 @@ def test_the_page_fits_phone_and_desktop_without_console_messages(tmp_path):
     assert console_of(alone.stderr) == []
     assert (tmp_path / "desktop.png").stat().st_size > 50_000
 
-    measured = open_in_browser(frames, tmp_path, "--dump-dom", "--window-size=1600,1000")
+    measured = open_in_browser(frames, tmp_path, "--dump-dom", "--window-size=2200,1000")
     assert console_of(measured.stderr) == []
     match = re.search(r"<pre>(.*)</pre>", measured.stdout, re.DOTALL)
     assert match is not None, measured.stdout[-500:]
@@ -83,7 +83,7 @@ def test_the_page_fits_phone_and_desktop_without_console_messages(tmp_path):
         assert result["width"] == width, f"{result['width']} px wide instead of {width}"
         assert result["beyond"] == []
         assert result["unreachable"] == 0
-        assert result["charts"] == 12
+        assert result["charts"] == 16
         assert result["pictures"] == 1
         assert not result["ran"]
 

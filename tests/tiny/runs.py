@@ -210,7 +210,12 @@ def fill_mask() -> Values:
         "intervals": bounds,
         "dropped": {"no_mask": 7},
     }
-    return {"files": {"scores.json": scores}}
+    answers = {
+        "teacher": [{"token": "capital", "score": 0.75}, {"token": EVIL, "score": 0.125}],
+        "student": [{"token": "city", "score": 0.5}, {"token": "capital", "score": 0.25}],
+    }
+    sentence = {"text": f"the [MASK] of {EVIL}.", "answer": "capital", "answers": answers}
+    return {"files": {"scores.json": scores, "sentences.jsonl": json.dumps(sentence)}}
 
 
 def figures(value: float) -> Values:

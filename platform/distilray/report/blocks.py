@@ -1,10 +1,10 @@
 """HTML building blocks for a self-contained page without scripts; templates and `Markup` escape all text."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -40,9 +40,10 @@ def template_environment() -> Environment:
     return environment
 
 
-def render_page(title: str, intro: Markup, sections: Sequence[Section]) -> str:
-    """Return a complete page; `intro` is shown above the table of contents."""
-    return template_environment().get_template("page.html.j2").render(title=title, intro=intro, sections=sections)
+def render_page(title: str, intro: Markup, sections: Sequence[Section], *, headline: str = "") -> str:
+    """Return a complete page; the headline, or else the title, and `intro` are shown above the table of contents."""
+    template = template_environment().get_template("page.html.j2")
+    return template.render(title=title, headline=headline, intro=intro, sections=sections)
 
 
 def join(*parts: object) -> Markup:
@@ -55,8 +56,8 @@ def paragraph(*parts: object) -> Markup:
 
 
 def heading(text: object) -> Markup:
-    """Return a heading within a section."""
-    return Markup("<h3>{}</h3>\n").format(text)
+    """Return a heading within a section; empty without text."""
+    return Markup("<h3>{}</h3>\n").format(text) if text else Markup("")
 
 
 def code(text: object) -> Markup:
@@ -79,6 +80,15 @@ def figure(caption: str, chart: Markup) -> Markup:
 def picture(caption: str, alt: str, address: str) -> Markup:
     """Return an image from a `data:` address; scripts and styles in it do not affect the page."""
     return _block("picture", caption, alt, address)
+
+
+def filled_sentences(rows: Sequence[Mapping[str, Any]]) -> Markup:
+    """Return sentences with one `[MASK]`, and the answers of each model side by side.
+
+    Args:
+        rows: rows of `sentences.jsonl`, with `text`, `answer` and the `answers` by model.
+    """
+    return _block("filled_sentences", rows)
 
 
 def tiles(facts: Sequence[tuple[str, str, str]]) -> Markup:

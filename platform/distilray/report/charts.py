@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 SERIES = ("blue", "orange", "green", "violet", "red", "gray")
 """Line colors in order of use; each is a CSS variable in `colors.css`."""
 
-_INCHES = (4.6, 2.9)  # small enough for readable labels on a phone
+_WIDTH = 4.0  # inches; small enough for readable labels on a phone
 _MAX_POINTS = 400  # per line; a long run logs a hundred thousand steps
 _WIDE_RANGE = 8.0  # ratio of maximum to minimum above which the axis is logarithmic
 
@@ -24,7 +24,7 @@ _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text remains text
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9.0,
+    "font.size": 9.5,
     "text.color": _INK,
     "axes.labelcolor": _FAINT,
     "axes.edgecolor": _GRID,
@@ -66,6 +66,19 @@ class Line:
         return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
 
 
+@dataclass(frozen=True)
+class Bar:
+    """A bar of a comparison, with the text at its end and the ends of its whisker."""
+
+    value: float
+    label: str
+    interval: Sequence[float] | None = None
+
+    @property
+    def end(self) -> float:
+        return max(0.0, self.value, *(self.interval or ()))
+
+
 def line_chart(title: str, lines: Sequence[Line], *, x_label: str, y_label: str, allow_log: bool = False) -> Markup:
     """Draw lines with common axes; return empty markup if no line has a point.
 
@@ -87,6 +100,7 @@ def line_chart(title: str, lines: Sequence[Line], *, x_label: str, y_label: str,
         if allow_log and min(values) > 0 and max(values) / min(values) > _WIDE_RANGE:
             axes.set_yscale("log")
         axes.yaxis.set_minor_formatter(lambda *_: "")
+        axes.yaxis.set_major_formatter(lambda value, _: _short_number(value))
         axes.xaxis.set_major_formatter(lambda value, _: _short_number(value))
         if len(nonempty) > 1:
             axes.legend(loc="best", fontsize="small")
@@ -130,6 +144,66 @@ def stacked_chart(title: str, bars: Mapping[str, Mapping[str, float]], *, x_labe
     return _svg(f"{title}: {', '.join(sums)}", draw, x_label, y_label)
 
 
+def comparison_chart(
+    title: str,
+    groups: Mapping[str, Mapping[str, Bar]],
+    *,
+    x_label: str,
+    baselines: Mapping[str, float] | None = None,
+    baseline_label: str = "",
+) -> Markup:
+    """Draw horizontal bars of several models for each group; groups without a bar are omitted.
+
+    Args:
+        groups: bars by group and model. Of several models, the first is the reference and has a muted color.
+        baselines: value by group, drawn as a line across its bars, such as the score of a trivial answer.
+        baseline_label: name of the baselines in the legend.
+    """
+    groups = {group: bars for group, bars in groups.items() if bars}
+    if not groups:
+        return Markup("")
+    texts = [
+        f"{group}: {', '.join(f'{model} {bar.label}' for model, bar in bars.items())}" for group, bars in groups.items()
+    ]
+    height = 0.9 + sum(0.08 + 0.24 * len(bars) for bars in groups.values())
+    return _svg(
+        f"{title}: {'; '.join(texts)}",
+        lambda axes: _draw_comparison(axes, groups, baselines or {}, baseline_label),
+        x_label,
+        "",
+        height=height,
+    )
+
+
+def _draw_comparison(
+    axes: Any, groups: Mapping[str, Mapping[str, Bar]], baselines: Mapping[str, float], baseline_label: str
+) -> None:
+    models = list(dict.fromkeys(model for bars in groups.values() for model in bars))
+    colors = [*_COLORS[-1:] * (len(models) > 1), *_COLORS]
+    limit = max(bar.end for bars in groups.values() for bar in bars.values())
+    longest = max(len(bar.label) for bars in groups.values() for bar in bars.values())
+    size = 0.8 / len(models)
+    for row, (group, bars) in enumerate(groups.items()):
+        for number, (model, bar) in enumerate(bars.items()):
+            y = row + size * (number - (len(bars) - 1) / 2)
+            axes.barh(y, bar.value, height=0.86 * size, color=colors[models.index(model) % len(colors)], label=model)
+            if bar.interval:
+                axes.hlines(y, *bar.interval, color=_INK, linewidth=1.0)
+            axes.text(bar.end + 0.015 * limit, y, bar.label, va="center", fontsize="small")
+        if group in baselines:
+            axes.vlines(baselines[group], row - 0.46, row + 0.46, color=_INK, linestyle=":", label=baseline_label)
+    axes.set_yticks(range(len(groups)), list(groups), color=_INK)
+    axes.set_ylim(len(groups) - 0.45, -0.55)  # the first group at the top
+    axes.set_xlim(right=limit * (1.02 + 0.025 * longest))  # leaves space for the labels
+    axes.grid(visible=False, axis="y")
+    axes.grid(visible=True, axis="x")
+    axes.xaxis.set_major_formatter(lambda value, _: _short_number(value))
+    handles, labels = axes.get_legend_handles_labels()
+    by_label = dict(zip(labels, handles, strict=True))
+    if len(by_label) > 1:
+        axes.figure.legend(by_label.values(), by_label, loc="outside upper left", ncols=4, fontsize="small")
+
+
 def _draw_bars(axes: Any, names: Sequence[str], components: Mapping[str, Sequence[float]]) -> None:
     """Draw bars with stacked components."""
     bottom = [0.0] * len(names)
@@ -140,20 +214,20 @@ def _draw_bars(axes: Any, names: Sequence[str], components: Mapping[str, Sequenc
     is_crowded = len(names) > 8 or max(map(len, names)) > 6
     axes.set_xticks(range(len(names)), names, rotation=45 * is_crowded, ha="right" if is_crowded else "center")
     axes.tick_params(axis="x", length=0)
+    axes.yaxis.set_major_formatter(lambda value, _: _short_number(value))
 
 
-def _svg(alt: str, draw: Callable[[Any], None], x_label: str, y_label: str) -> Markup:
+def _svg(alt: str, draw: Callable[[Any], None], x_label: str, y_label: str, *, height: float = 2.9) -> Markup:
     # Imported here, because importing matplotlib creates folders in the user's home.
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     with mpl.rc_context({**_SETTINGS, "svg.hashsalt": alt}):  # a fixed salt makes the file reproducible
-        figure = Figure(figsize=_INCHES, layout="constrained")
+        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         figure.patch.set_visible(False)
         axes = figure.subplots()
         axes.patch.set_visible(False)
         draw(axes)
-        axes.yaxis.set_major_formatter(lambda value, _: _short_number(value))
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         file = io.BytesIO()

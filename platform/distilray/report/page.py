@@ -1,4 +1,4 @@
-"""Job that writes the report page and the model card; the page lists missing sections with the job for each."""
+"""Job that writes the report page, from the verdict to the settings, and the model card."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,13 +10,19 @@ from rich.console import Console
 
 from distilray.config.report import ReportConfig
 from distilray.errors import InputError
-from distilray.report.blocks import Section, code, join, listing, paragraph, render_page
+from distilray.report.blocks import Section, join, paragraph, render_page
 from distilray.report.formatting import format_duration, pluralize
 from distilray.report.model_card import model_card
 from distilray.report.runs import Run, Runs, completed_run_paths, read_runs
-from distilray.report.sections.claim import claim_rows, claim_section, claim_table, headline_metrics
-from distilray.report.sections.exports import efficiency_section, export_section, sizes_section
-from distilray.report.sections.model_quality import bias_section, fill_mask_section, glue_section, tuning_section
+from distilray.report.sections.claim import claim_chart, claim_rows, claim_section, claim_table, verdict
+from distilray.report.sections.exports import efficiency_section, export_section
+from distilray.report.sections.model_quality import (
+    answers_section,
+    bias_section,
+    fill_mask_section,
+    glue_section,
+    tuning_section,
+)
 from distilray.report.sections.provenance import provenance_section
 from distilray.report.sections.training_curves import distillation_section, teacher_section
 from distilray.report.sections.training_data import corpus_section, masking_section, vocabulary_section
@@ -35,7 +41,7 @@ class SectionSpec:
     """A section of the report.
 
     Attributes:
-        jobs: jobs whose runs the section shows; without such a run, the report suggests the first of them.
+        jobs: jobs whose runs the section shows; without such a run, the first of them is named as missing.
     """
 
     anchor: str
@@ -44,24 +50,22 @@ class SectionSpec:
     body: Callable[[Runs], Markup]
 
 
-# Comparisons of several runs; unlike SECTIONS, they are never listed as missing.
-COMPARISONS = (
-    SectionSpec("claim", "Student and teacher", ("distill",), claim_section),
-    SectionSpec("variants", "Variants of the student", ("distill",), variants_section),
-)
+# Scores come before settings.
 SECTIONS = (
-    SectionSpec("corpus", "Corpus", ("build_corpus",), corpus_section),
-    SectionSpec("vocabulary", "Vocabulary", ("encode_corpus", "train_tokenizer"), vocabulary_section),
-    SectionSpec("masking", "Masking check", ("encode_corpus",), masking_section),
-    SectionSpec("teacher", "Teacher", ("train_teacher",), teacher_section),
-    SectionSpec("distillation", "Distillation", ("distill",), distillation_section),
+    SectionSpec("claim", "Quality, size and speed", ("distill",), claim_section),
+    SectionSpec("answers", "What the models answer", ("evaluate_fill_mask",), answers_section),
     SectionSpec("fill-mask", "Fill-mask evaluation", ("evaluate_fill_mask",), fill_mask_section),
     SectionSpec("glue", "GLUE", ("evaluate_glue",), glue_section),
     SectionSpec("tuning", "Hyperparameter search", ("search_glue",), tuning_section),
     SectionSpec("bias", "Bias", ("evaluate_bias",), bias_section),
     SectionSpec("export", "Export", ("export_model",), export_section),
     SectionSpec("efficiency", "Efficiency", ("measure_efficiency",), efficiency_section),
-    SectionSpec("sizes", "Sizes", ("distill", "train_teacher", "export_model"), sizes_section),
+    SectionSpec("variants", "Variants of the student", ("distill",), variants_section),
+    SectionSpec("distillation", "Distillation", ("distill",), distillation_section),
+    SectionSpec("teacher", "Teacher", ("train_teacher",), teacher_section),
+    SectionSpec("corpus", "Corpus", ("build_corpus",), corpus_section),
+    SectionSpec("vocabulary", "Vocabulary", ("encode_corpus", "train_tokenizer"), vocabulary_section),
+    SectionSpec("masking", "Masking check", ("encode_corpus",), masking_section),
 )
 
 
@@ -103,7 +107,7 @@ def show_report(folder: RunFolder) -> None:
 
 
 def missing_jobs(runs: Runs) -> list[str]:
-    """Return the job to run for each section without runs."""
+    """Return a job for each section without runs."""
     return list(dict.fromkeys(spec.jobs[0] for spec in SECTIONS if not runs.by_job(*spec.jobs)))
 
 
@@ -113,16 +117,16 @@ def report_page(runs: Runs, name: str) -> str:
     Raises:
         InputError: a file of a run is missing, damaged or from an incompatible version.
     """
-    sections = [Section(spec.anchor, spec.title, _body(spec, runs)) for spec in (*COMPARISONS, *SECTIONS)]
-    sections += [
-        Section("missing", "Missing runs", _missing_section(runs)),
-        Section("provenance", "Provenance", provenance_section(runs)),
-    ]
+    sections = [Section(spec.anchor, spec.title, _body(spec, runs)) for spec in SECTIONS]
+    sections.append(Section("provenance", "Provenance", provenance_section(runs)))
     total_time = format_duration(sum(run.record["wall_s"] for run in runs))
     last_day = max(str(run.record.get("finished", "")) for run in runs)[:10]
-    intro = paragraph(f"{pluralize(len(runs), 'run')}, the last finished on {last_day}; total wall time {total_time}.")
+    about = paragraph(f"{pluralize(len(runs), 'run')}, the last finished on {last_day}; total wall time {total_time}.")
     return render_page(
-        f"{name}: report", join(intro, headline_metrics(runs)), [section for section in sections if section.body]
+        f"{name}: report",
+        join(claim_chart(runs), about),
+        [section for section in sections if section.body],
+        headline=verdict(runs, name),
     )
 
 
@@ -138,13 +142,3 @@ def _checked(runs: Iterable[Run], make: Callable[[], T]) -> T:
 def _body(spec: SectionSpec, runs: Runs) -> Markup:
     shown = runs.by_job(*spec.jobs)
     return _checked(shown, lambda: spec.body(runs)) if shown else Markup("")
-
-
-def _missing_section(runs: Runs) -> Markup:
-    rows = [
-        join(spec.title, ": written by ", code(f"python -m jobs.{spec.jobs[0]} --recipe RECIPE"))
-        for spec in SECTIONS
-        if not runs.by_job(*spec.jobs)
-    ]
-    advice = "The report has no run for these sections. Run the job, add its folder to run_paths, and write it again."
-    return join(paragraph(advice), listing(rows)) if rows else Markup("")

@@ -192,6 +192,10 @@ class Runs:
     def by_job(self, *jobs: str) -> list[Run]:
         return [run for run in self.runs if run.job in jobs]
 
+    def title(self, run: Run) -> str:
+        """Return the name of a run if there are several of its job, otherwise an empty string."""
+        return run.name if len(self.by_job(run.job)) > 1 else ""
+
     @property
     def subject(self) -> Run | None:
         """Run whose model the report is about: the first run of `distill`, or else of `train_teacher`."""

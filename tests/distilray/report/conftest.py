@@ -1,6 +1,6 @@
 import pytest
 
-from distilray.report.sections import training_curves, training_data
+from distilray.report.sections import claim, model_quality, training_curves, training_data
 from tests.tiny.runs import write_line
 
 
@@ -14,5 +14,7 @@ def pipeline(tmp_path_factory):
 @pytest.fixture
 def without_charts(monkeypatch):
     """Skip the charts, which take most of the time and have separate tests."""
-    for section, name in ((training_curves, "line_chart"), (training_data, "bar_chart")):
+    charts = ((training_curves, "line_chart"), (training_data, "bar_chart"))
+    charts += tuple((section, "comparison_chart") for section in (claim, model_quality))
+    for section, name in charts:
         monkeypatch.setattr(section, name, lambda *_, **__: "")

@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from distilray.report.blocks import template_environment
-from distilray.report.charts import SERIES, Line, bar_chart, line_chart, stacked_chart
+from distilray.report.charts import SERIES, Bar, Line, bar_chart, comparison_chart, line_chart, stacked_chart
 
 LABELS = {"x_label": "step", "y_label": "loss"}
 
@@ -89,3 +89,45 @@ def test_several_lines_have_a_legend_and_few_points_have_markers(chart):
     assert ">line 0<" in chart
     plain, marked = (line_chart("t", [Line("a", [1, 2], [1, 2], marker)], **LABELS) for marker in (False, True))
     assert marked.count("<use") == plain.count("<use") + 2
+
+
+def compare(**groups):
+    return comparison_chart("Scores", groups, x_label="%", baselines={"a": 0.1}, baseline_label="baseline")
+
+
+def test_a_comparison_names_every_bar_and_the_marks():
+    chart = compare(a={"x": Bar(0.25, "25%", [0.2, 0.3]), "y": Bar(-0.5, "-50%")}, b={"y": Bar(0.75, "75%")})
+    assert 'aria-label="Scores: a: x 25%, y -50%; b: y 75%"' in chart
+    for text in ("25%", "-50%", "75%", "x", "y", "a", "b", "baseline"):
+        assert chart.count(f">{text}<") == 1
+    assert compare() == compare(a={}) == ""
+
+
+def test_the_first_of_several_models_is_muted():
+    several, alone = compare(a={"x": Bar(1, "1"), "y": Bar(2, "2")}), compare(a={"x": Bar(1, "1")})
+    assert {name for name in SERIES if f"var(--{name})" in several} == {"gray", "blue"}
+    assert {name for name in SERIES if f"var(--{name})" in alone} == {"blue"}
+
+
+def luminance(color):
+    """Relative luminance (WCAG 2.2)."""
+    channels = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
+    return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(one, other):
+    dark, light = sorted(map(luminance, (one, other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_colors_have_the_contrast_of_wcag_aa(theme):
+    css = template_environment().get_template("colors.css").render().split("@media")
+    colors = dict(re.findall(r"--(\w+): (#\w{6})", css[theme]))
+    texts = [(text, background) for text in ("ink", "faint", "link") for background in ("page", "card")]
+    texts += [("ink", background) for background in ("warn", "bar", "hit")] + [("faint", "bar"), ("faint", "hit")]
+    assert {pair: contrast(*map(colors.get, pair)) for pair in [*texts, ("blue", "card")]
+            if contrast(*map(colors.get, pair)) < 4.5} == {}  # fmt: skip
+    assert {name: contrast(colors[name], colors["card"]) for name in SERIES
+            if contrast(colors[name], colors["card"]) < 3} == {}  # fmt: skip

@@ -8,7 +8,7 @@ from distilray.config.glue import SCORE
 from distilray.finetuning.tasks import TASKS
 from distilray.report.page import report_page
 from distilray.report.runs import read_runs
-from distilray.report.sections.claim import claim_rows, claim_table
+from distilray.report.sections.claim import claim_rows, claim_table, verdict
 from distilray.report.sections.variants import find_variants, variants_table
 from tests.tiny.runs import (
     STUDENT_WEIGHTS,
@@ -99,6 +99,36 @@ def claim_of(runs):
 
 def variants_of(runs):
     return rows_of(variants_table(find_variants(runs)))
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        # hit@10 0.3 of 0.5, GLUE 25 of 30 points above chance, 66 M of 110 M parameters, 20 ms instead of 40.
+        (ALL, "tiny keeps 60.0% of hit@10 and 83.3% of GLUE above chance at 60% of the size, 2.0x as fast"),
+        # 24 ms instead of 40
+        (["student", "teacher", "fill_mask"], "tiny keeps 60.0% of hit@10 at 60% of the size, 1.7x as fast"),
+        (["student", "teacher", "efficiency"], "tiny has 60% of its teacher's size, 2.0x as fast"),
+        (["student"], "tiny has 60% of its teacher's size"),
+        (["teacher"], ""),
+    ],
+)
+def test_the_verdict_is_the_first_heading(folder, names, sentence):
+    runs = runs_of(folder, *names)
+    assert verdict(runs, "tiny") == sentence
+    heading = sentence.replace("'", "&#39;") or "tiny: report"
+    assert f"<h1>{heading}</h1>" in report_page(runs, "tiny")
+
+
+def test_the_verdict_of_a_student_of_unknown_size_is_about_its_speed(folder, tmp_path):
+    weights = {"model/model.safetensors": {"bytes": 5, "sha256": STUDENT_WEIGHTS}}
+    inputs = {"teacher": known(runs_of(folder, "teacher").subject.content_hash)}
+    own = write_run(tmp_path / "student", "distill", counts={"steps": 1}, outputs=weights, inputs=inputs)
+    costs = efficiency()
+    costs["files"]["efficiency.json"]["models"] = {"teacher": {"latency_ms": 30.0}, "student": {"latency_ms": 24.0}}
+    models = {"models.teacher": inputs["teacher"], "models.student": known(own)}
+    write_run(tmp_path / "efficiency", "measure_efficiency", inputs=models, **costs)
+    assert verdict(runs_of(tmp_path, "student", "efficiency"), "tiny") == "tiny is 1.2x as fast as its teacher"
 
 
 HEADINGS = (

@@ -4,7 +4,7 @@ import json
 import os
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -26,6 +26,14 @@ from distilray.evaluation.fill_mask.examples import MaskedExample
 from distilray.evaluation.fill_mask.pipeline import score_files
 from distilray.evaluation.fill_mask.readers import DataFile, check_file, data_files, limit_rows, read_examples
 from distilray.evaluation.fill_mask.scoring import Batch, HeldoutShards, measure_latencies, model_dirs, single_batches
+from distilray.evaluation.fill_mask.sentences import (
+    SENTENCES_FILE,
+    best_answers,
+    choose_sentences,
+    mask_each_answer,
+    mask_each_token,
+    sentence_rows,
+)
 from distilray.evaluation.fill_mask.summary import (
     BOTH,
     SCORES_FILE,
@@ -86,12 +94,12 @@ def plan_fill_mask(config: EvaluateFillMaskConfig) -> dict[str, object]:
         "causal model": config.causal.model_dir if config.causal else "none",
         "actors": config.scaling.actors or "as many as the CPUs or GPUs allow",
         "estimate": "rows are counted while reading; the log shows rows/s",
-        "writes": f"{config.run_dir}/{SCORES_FILE}, answers/*.parquet, {QUARANTINE_FILE}",
+        "writes": f"{config.run_dir}/{SCORES_FILE}, {SENTENCES_FILE}, answers/*.parquet, {QUARANTINE_FILE}",
     }
 
 
 def evaluate_fill_mask(config: EvaluateFillMaskConfig, folder: RunFolder) -> Outcome:
-    """Score the models at all masks; write `scores.json` and, for files, the answers.
+    """Score the models at all masks; write `scores.json`, `sentences.jsonl` and, for files, the answers.
 
     Raises:
         InputError: a file is damaged, or none of the rows is usable.
@@ -103,14 +111,21 @@ def evaluate_fill_mask(config: EvaluateFillMaskConfig, folder: RunFolder) -> Out
 
 def _evaluate_shards(config: EvaluateFillMaskConfig, folder: RunFolder) -> Outcome:
     shards = HeldoutShards(config)
-    costs, mask_scores = {}, {}
+    costs, mask_scores, answers = {}, {}, {}
+    folders = model_dirs(config)
+    tokenizer_json = read_tokenizer(folders[STUDENT])
+    max_length = min(read_model_config(folder).max_position_embeddings for folder in folders.values())
+    rows = (mask_each_token(batch, tokenizer_json) for batch in shards.single_examples())
+    sentences = choose_sentences(rows, tokenizer_json, max_length=max_length)
     device = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
-    for name, model_dir in model_dirs(config).items():
+    for name, model_dir in folders.items():
         model = load_masked_lm(model_dir)
         costs[name] = _costs(model, model_dir, shards.single_batches())
+        answers[name] = best_answers(model, sentences, tokenizer_json)
         mask_scores[name] = shards.score(model.to(device), name)
     scores, intervals = summarize_scores(*columns_from_shards(mask_scores), config.bootstrap, seed=config.seed)
     counts: Values = {"examples": shards.examples, "masks": shards.masks}
+    _write_rows(folder.path(SENTENCES_FILE), sentence_rows(sentences, answers))
     return _outcome(folder, counts, scores, costs, intervals, data=f"{shards.masks:,} held-out masks", outputs={})
 
 
@@ -118,9 +133,15 @@ def _evaluate_files(config: EvaluateFillMaskConfig, folder: RunFolder) -> Outcom
     assert config.data is not None
     files = limit_rows(data_files(config.data), config.data, seed=config.seed, rows=config.max_examples)
     tokenizer_json, max_length = _tokenizer_and_length(config)
-    costs, singles = {}, _single_batches(files, config, tokenizer_json, max_length)
+    singles = _single_batches(_examples(files, config), config, tokenizer_json, max_length)
+    rows = map(mask_each_answer, _examples(files, config))
+    sentences = choose_sentences(rows, tokenizer_json, max_length=max_length)
+    costs, answers_by_model = {}, {}
     for name, model_dir in model_dirs(config).items():
-        costs[name] = _costs(load_masked_lm(model_dir), model_dir, singles)
+        model = load_masked_lm(model_dir)
+        costs[name] = _costs(model, model_dir, singles)
+        answers_by_model[name] = best_answers(model, sentences, tokenizer_json)
+    _write_rows(folder.path(SENTENCES_FILE), sentence_rows(sentences, answers_by_model))
     chunks = score_files(files, config, folder.uri, tokenizer_json=tokenizer_json, max_length=max_length)
     records = list(CompletedPieces(folder.uri, CHUNKS).records(chunks))
     bad = _quarantine(config, folder, records)
@@ -197,15 +218,19 @@ def _tokenizer_and_length(config: EvaluateFillMaskConfig) -> tuple[str, int]:
     return tokenizers[0], max_length
 
 
-def _single_batches(
-    files: Sequence[DataFile], config: EvaluateFillMaskConfig, tokenizer_json: str, max_length: int
-) -> list[Batch]:
-    """Return the first windows of the data as batches of one."""
+def _examples(files: Sequence[DataFile], config: EvaluateFillMaskConfig) -> Iterator[MaskedExample]:
+    """Yield the usable rows of the files."""
     assert config.data is not None
     rows = (row for file in files for row in read_examples(file, config.data, seed=config.seed))
+    return (row for row in rows if isinstance(row, MaskedExample))
+
+
+def _single_batches(
+    examples: Iterator[MaskedExample], config: EvaluateFillMaskConfig, tokenizer_json: str, max_length: int
+) -> list[Batch]:
+    """Return the first windows of the data as batches of one."""
     count = config.latency_examples
-    first = list(islice((row for row in rows if isinstance(row, MaskedExample)), count))
-    windows, _, _ = encode_examples(first, tokenizer_json, max_length=max_length)
+    windows, _, _ = encode_examples(list(islice(examples, count)), tokenizer_json, max_length=max_length)
     return list(single_batches(windows, count))
 
 
@@ -222,8 +247,9 @@ def _costs(model: Any, model_dir: str, singles: Sequence[Batch]) -> Values:
 def _quarantine(config: EvaluateFillMaskConfig, folder: RunFolder, records: Sequence[Values]) -> dict[str, int]:
     """Write the first bad rows to a file and return their counts by reason; raise if there are too many."""
     bad: Counter[str] = sum((Counter(record["bad"]) for record in records), Counter())
-    listed = [json.dumps(row, ensure_ascii=False) for record in records for row in record["listed"]][:_LISTED_ROWS]
-    storage.write_bytes(folder.path(QUARANTINE_FILE), "".join(f"{line}\n" for line in listed).encode())
+    listed = _write_rows(
+        folder.path(QUARANTINE_FILE), [row for record in records for row in record["listed"]][:_LISTED_ROWS]
+    )
     rows, limit = sum(record["rows"] for record in records), config.fault_tolerance.max_bad_fraction
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(bad.items()))
     if bad.total() > limit * rows:
@@ -236,6 +262,13 @@ def _quarantine(config: EvaluateFillMaskConfig, folder: RunFolder, records: Sequ
     if bad.total() == rows:
         raise InputError(f"data.path: none of {rows:,} rows is usable ({reasons or 'no row'}); use other files")
     return dict(sorted(bad.items()))
+
+
+def _write_rows(uri: str, rows: Sequence[Values]) -> list[str]:
+    """Write a JSON Lines file and return its lines."""
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    storage.write_bytes(uri, "".join(f"{line}\n" for line in lines).encode())
+    return lines
 
 
 def _add_causal_metric(folder: RunFolder, chunks: Sequence[int], costs: Mapping[str, Values]) -> dict[str, int]:

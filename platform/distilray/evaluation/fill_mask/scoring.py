@@ -147,12 +147,14 @@ class HeldoutShards:
 
     def single_batches(self) -> list[Batch]:
         """Return the first examples as batches of one, without padding."""
-        rows = np.arange(min(len(self._shards), self._config.latency_examples))
-        planned = [PlannedRows(rows[row : row + 1], np.zeros(1, np.int64)) for row in range(len(rows))]
-        padded = [
-            collate(self._shards, planned_rows, pad_id=self._vocabulary.pad, multiple=1) for planned_rows in planned
-        ]
-        return [_tensors(batch.fully_masked(self._vocabulary.mask)) for batch in padded]
+        batches = self.single_examples(self._config.latency_examples)
+        return [_tensors(batch.fully_masked(self._vocabulary.mask)) for batch in batches]
+
+    def single_examples(self, limit: int | None = None) -> Iterator[PaddedBatch]:
+        """Yield the first examples as batches of one, without padding."""
+        for row in range(self.examples)[:limit]:
+            planned = PlannedRows(np.array([row]), np.zeros(1, np.int64))
+            yield collate(self._shards, planned, pad_id=self._vocabulary.pad, multiple=1)
 
 
 def _tensors(batch: PaddedBatch) -> Batch:

@@ -4,17 +4,19 @@ The paper claims 97% of the GLUE score with 40% fewer parameters and 60% more sp
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from markupsafe import Markup
 from rich.table import Table
 
 from distilray.config.glue import GLUE_TASKS, SCORE, TaskName
 from distilray.evaluation.glue.comparison import Comparison, KeptShare, compare_scores, find_comparison, format_percent
-from distilray.evaluation.glue.table import macro_score, published_scores
-from distilray.report.blocks import drop_empty_columns, from_rich, join, paragraph, tiles
-from distilray.report.formatting import NOTHING, format_duration, format_size, format_value, label
+from distilray.evaluation.glue.table import published_scores
+from distilray.report.blocks import drop_empty_columns, figure, from_rich, join, paragraph
+from distilray.report.charts import Bar, comparison_chart
+from distilray.report.formatting import NOTHING, format_value, label
 from distilray.report.runs import EFFICIENCY_FILE, STUDENT, TEACHER, Run, Runs, Values
-from distilray.report.sections.model_quality import glue_model
 
 _OURS = (TEACHER, STUDENT, "kept", "kept above chance")
 _PAPER = ("BERT base", "DistilBERT", "kept in the paper", "above chance in the paper")
@@ -25,17 +27,59 @@ _PAPER_COSTS: Mapping[str, tuple[str, str, str]] = {
     "latency_ms": ("668 s", "410 s", "61.4%"),
 }
 _FILL_MASK_KEYS = ("hit@10", "pseudo_perplexity")
+_SIZE, _TIME = "parameters", "time per text"
 _COSTS = ("parameters", "layer_parameters", "megabytes", "latency_ms", "texts_per_s")
 
 Row = tuple[str, ...]
 """A name, the majority baseline, the cells of `_OURS` and those of `_PAPER`."""
-Metric = tuple[str, str, str]
-"""Name, value and remark."""
 
 
-def headline_metrics(runs: Runs) -> Markup:
-    """Return tiles with size, quality and speed of the student relative to its teacher."""
-    return tiles([*_size_metrics(runs), *_fill_mask_metrics(runs), *_glue_metrics(runs)])
+@dataclass(frozen=True)
+class _Measure:
+    """A measure with the values of teacher and student, and the text of a value as a format string."""
+
+    name: str
+    values: Sequence[Any]
+    form: str
+
+    @property
+    def share(self) -> float:
+        teacher, student = self.values
+        return float(student / teacher)
+
+    @property
+    def texts(self) -> list[str]:
+        return [self.form.format(value) for value in self.values]
+
+
+def verdict(runs: Runs, name: str) -> str:
+    """Return quality, size and speed of the student relative to its teacher in one sentence, without a full stop.
+
+    The sentence is empty if nothing was measured on both models.
+    """
+    shares = {measure.name: measure.share for measure in _measures(runs)}
+    kept = " and ".join(f"{share:.1%} of {key}" for key, share in shares.items() if key not in (_SIZE, _TIME))
+    clauses = [f"keeps {kept}"] if kept else []
+    if _SIZE in shares:
+        clauses += [f"at {shares[_SIZE]:.0%} of the size" if kept else f"has {shares[_SIZE]:.0%} of its teacher's size"]
+    sentence = " ".join(clauses)
+    if _TIME in shares:
+        speed = f"{1 / shares[_TIME]:.1f}x as fast"
+        sentence += f", {speed}" if sentence else f"is {speed} as its teacher"
+    return f"{name} {sentence}" if sentence else ""
+
+
+def claim_chart(runs: Runs) -> Markup:
+    """Return a chart of the measures in the verdict, in percent of the teacher's."""
+    groups = {
+        f"{measure.name}\n{'less' if measure.name in (_SIZE, _TIME) else 'more'} is better": {
+            TEACHER: Bar(100, measure.texts[0]),
+            STUDENT: Bar(100 * measure.share, f"{measure.share:.1%} ({measure.texts[1]})"),
+        }
+        for measure in _measures(runs)
+    }
+    caption = "The student in percent of its teacher"
+    return figure(caption, comparison_chart(caption, groups, x_label="% of the teacher"))
 
 
 def claim_section(runs: Runs) -> Markup:
@@ -70,49 +114,20 @@ def _glue_comparison(runs: Runs) -> tuple[Values, Values | None, Comparison] | N
     return None
 
 
-def _size_metrics(runs: Runs) -> list[Metric]:
-    student = runs.subject
-    if student is None or "parameters" not in student.counts:
-        return []
-    own, teacher = student.counts["parameters"], student.counts.get("teacher_parameters")
-    remark = f"{own / teacher:.0%} of the teacher's {teacher / 1e6:,.1f} M" if teacher else ""
-    metrics = [("Parameters of the student", f"{own / 1e6:,.1f} M", remark)]
-    if student.weights:
-        metrics.append(("Weights of the student", format_size(student.weights["bytes"]), "model.safetensors"))
-    return [*metrics, ("Distillation", format_duration(student.record["wall_s"]), f"{student.counts['steps']:,} steps")]
-
-
-def _fill_mask_metrics(runs: Runs) -> list[Metric]:
-    metrics: list[Metric] = []
-    for _, name, scores in runs.fill_mask_scores()[:1]:
-        teacher, student = scores.get(TEACHER) or {}, scores[name]
-        if name == TEACHER:
-            continue
-        own, other = student.get("hit@10"), teacher.get("hit@10")
-        if own is not None:
-            metrics.append(("Fill-mask, hit@10", f"{own:.3f}", f"{own / other:.1%} of the teacher's" if other else ""))
-        if student.get("latency_ms") and teacher.get("latency_ms"):
-            speedup = teacher["latency_ms"] / student["latency_ms"]
-            remark = f"{student['latency_ms']:.1f} ms per text, CPU, batch 1"
-            metrics.append(("Speedup over the teacher", f"{speedup:.2f} x", remark))
-    return metrics
-
-
-def _glue_metrics(runs: Runs) -> list[Metric]:
-    metrics: list[Metric] = []
-    for run in runs.by_job("evaluate_glue"):
-        scores = run.read_scores()
-        mean, count = macro_score(scores["summary"])
-        if glue_model(runs, run, scores) == STUDENT and count:
-            metrics.append(("GLUE macro score, dev", f"{100 * mean:.1f}", f"{count} of {len(GLUE_TASKS)} tasks"))
-            break
-    glue = _glue_comparison(runs)
-    if glue and (kept := glue[-1].mean) and kept.above_chance is not None:
-        bounds = kept.above_chance_interval
-        interval = [f"{bounds[0]:.1%} to {bounds[1]:.1%}"] if bounds else []
-        remark = "; ".join([*interval, f"mean of {', '.join(glue[-1].counted)}"])
-        metrics.append(("GLUE above chance, share of the teacher's", f"{kept.above_chance:.1%}", remark))
-    return metrics
+def _measures(runs: Runs) -> list[_Measure]:
+    """Return the measures that both models have: quality, then size and time."""
+    fill_mask, glue = _fill_mask_pair(runs) or ({}, {}), _glue_comparison(runs)
+    costs, counts = _cost_pair(runs) or fill_mask, runs.subject.counts if runs.subject else {}
+    mean = glue[-1].mean if glue else None
+    above_chance = [100 * (score - mean.majority) for score in (mean.teacher, mean.student)] if mean else [None, None]
+    parameters = [counts.get(key, 0) / 1e6 for key in ("teacher_parameters", "parameters")]
+    measures = (
+        _Measure("hit@10", [scores.get("hit@10") for scores in fill_mask], "{:.3f}"),
+        _Measure("GLUE above chance", above_chance, "{:.1f}"),
+        _Measure(_SIZE, parameters, "{:,.1f} M"),
+        _Measure(_TIME, [row.get("latency_ms") for row in costs], "{:,.1f} ms"),
+    )
+    return [measure for measure in measures if measure.values[0] and measure.values[1] is not None]
 
 
 def _notes(runs: Runs) -> list[str]:
@@ -182,20 +197,31 @@ def _row(name: str, ours: Sequence[str], paper: Sequence[str] = (), kept: KeptSh
 
 
 def _fill_mask_rows(runs: Runs) -> list[Row]:
-    for _, name, scores in runs.fill_mask_scores():
-        if name == STUDENT and TEACHER in scores:
-            return _comparison_rows("fill-mask: ", _FILL_MASK_KEYS, scores[TEACHER], scores[name])
-    return []
+    pair = _fill_mask_pair(runs)
+    return _comparison_rows("fill-mask: ", _FILL_MASK_KEYS, *pair) if pair else []
 
 
 def _cost_rows(runs: Runs) -> list[Row]:
+    pair = _cost_pair(runs)
+    return _comparison_rows("", _COSTS, *pair) if pair else []
+
+
+def _fill_mask_pair(runs: Runs) -> tuple[Values, Values] | None:
+    """Return the scores of teacher and student in the first fill-mask run with both."""
+    pairs = [(scores[TEACHER], scores[name]) for _, name, scores in runs.fill_mask_scores()
+             if name == STUDENT and TEACHER in scores]  # fmt: skip
+    return pairs[0] if pairs else None
+
+
+def _cost_pair(runs: Runs) -> tuple[Values, Values] | None:
+    """Return the results of teacher and student in the first efficiency run with both."""
     for run in runs.by_job("measure_efficiency"):
         models = run.read_json(EFFICIENCY_FILE)["models"]
         teacher = next((row for name, row in models.items() if _is_teacher(runs, run, name)), None)
         student = next((row for name, row in models.items() if runs.input_is_subject(run, f"models.{name}")), None)
         if teacher is not None and student is not None:
-            return _comparison_rows("", _COSTS, teacher, student)
-    return []
+            return teacher, student
+    return None
 
 
 def _comparison_rows(prefix: str, keys: Sequence[str], teacher: Values, student: Values) -> list[Row]:

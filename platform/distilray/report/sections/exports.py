@@ -1,51 +1,29 @@
-"""Sections on exported formats, efficiency and model sizes."""
+"""Sections on exported formats and efficiency."""
 
 from collections.abc import Mapping
 
 from markupsafe import Markup
 
 from distilray.report.blocks import code, heading, join, paragraph, side_by_side, table
-from distilray.report.formatting import flatten, format_size, format_value, label, short_hash
-from distilray.report.runs import EFFICIENCY_FILE, WEIGHTS, Run, Runs, Values
+from distilray.report.formatting import flatten, format_value, label, short_hash
+from distilray.report.runs import EFFICIENCY_FILE, Run, Runs, Values
 
 PARITY_FILE = "parity_report.json"  # of jobs.export_model
-_MODEL_SUFFIXES = (".safetensors", ".onnx")
 
 
 def export_section(runs: Runs) -> Markup:
     """Return the exported formats compared with the model, and the deviations of the ONNX graph."""
-    return join(*[_export(run, run.read_json(PARITY_FILE)) for run in runs.by_job("export_model")])
+    return join(*[_export(runs.title(run), run, run.read_json(PARITY_FILE)) for run in runs.by_job("export_model")])
 
 
 def efficiency_section(runs: Runs) -> Markup:
     """Return size and speed of each model on a CPU, as in table 3 of the DistilBERT paper."""
-    return join(*[_efficiency(run, run.read_json(EFFICIENCY_FILE)) for run in runs.by_job("measure_efficiency")])
-
-
-def sizes_section(runs: Runs) -> Markup:
-    """Return parameters and file size of each model file."""
-    rows = [
-        [
-            f"{run.name}: {name}",
-            format_value("parameters", _parameters(runs, run) if name == WEIGHTS else None),
-            format_size(entry["bytes"]),
-        ]
-        for run in runs.by_job("distill", "train_teacher", "export_model")
-        for name, entry in run.outputs.items()
-        if name.endswith(_MODEL_SUFFIXES)
-    ]
-    return table("Models", ["file", "parameters", "size"], rows)
-
-
-def _parameters(runs: Runs, run: Run) -> object:
-    """Return the number of parameters of a model; for a teacher, as recorded by the distillation that used it."""
-    students = [student for student in runs.by_job("distill") if student.has_input(run)]
-    return run.counts.get("parameters") or next(
-        (student.counts.get("teacher_parameters") for student in students), None
+    return join(
+        *[_efficiency(runs.title(run), run.read_json(EFFICIENCY_FILE)) for run in runs.by_job("measure_efficiency")]
     )
 
 
-def _export(run: Run, report: Values) -> Markup:
+def _export(title: str, run: Run, report: Values) -> Markup:
     # `refused` and `published` are redundant, because a completed run has passed all checks.
     formats = {
         name: {key: value for key, value in values.items() if key not in ("refused", "published")}
@@ -54,7 +32,7 @@ def _export(run: Run, report: Values) -> Markup:
     facts = dict(flatten({key: value for key, value in report.items() if key not in ("model", "variants", "packages")}))
     cases = report.get("parity", {}).get("cases", [])
     return join(
-        heading(run.name),
+        heading(title),
         paragraph("Result: ", run.record["summary"], "."),
         _by_row("Formats", "format", formats),
         side_by_side(
@@ -65,9 +43,9 @@ def _export(run: Run, report: Values) -> Markup:
     )
 
 
-def _efficiency(run: Run, results: Values) -> Markup:
+def _efficiency(title: str, results: Values) -> Markup:
     return join(
-        heading(run.name),
+        heading(title),
         _by_row("Size and speed", "model", results["models"]),
         _facts("Setup", {key: value for key, value in results.items() if key != "models"}),
     )

@@ -1,4 +1,4 @@
-"""Sections on the training of teacher and student: settings, losses, learning rate, tokens per second."""
+"""Sections on the training of teacher and student: losses, learning rate, tokens per second, scores, settings."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,11 +24,11 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def teacher_section(runs: Runs) -> Markup:
-    return join(*map(_training, runs.by_job("train_teacher")))
+    return join(*[_training(runs.title(run), run) for run in runs.by_job("train_teacher")])
 
 
 def distillation_section(runs: Runs) -> Markup:
-    return join(*map(_training, runs.by_job("distill")))
+    return join(*[_training(runs.title(run), run) for run in runs.by_job("distill")])
 
 
 def loss_weights(run: Run) -> dict[str, float]:
@@ -37,13 +37,13 @@ def loss_weights(run: Run) -> dict[str, float]:
     return {name: losses[f"alpha_{name}"] for name in LOSSES if losses.get(f"alpha_{name}")}
 
 
-def _training(run: Run) -> Markup:
+def _training(title: str, run: Run) -> Markup:
     rows, heldout = run.read_json_lines(METRICS_FILE), run.read_json_lines(HELDOUT_FILE)
     return join(
-        heading(run.name),
+        heading(title),
         paragraph("Result: ", run.record["summary"], "."),
-        side_by_side("tables", _settings(run), _heldout(heldout)),
         _charts(run, rows, heldout),
+        side_by_side("tables", _heldout(heldout), _settings(run)),
     )
 
 
