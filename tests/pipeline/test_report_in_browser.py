@@ -83,7 +83,7 @@ def test_the_page_fits_phone_and_desktop_without_console_messages(tmp_path):
         assert result["width"] == width, f"{result['width']} px wide instead of {width}"
         assert result["beyond"] == []
         assert result["unreachable"] == 0
-        assert result["charts"] == 12
+        assert result["charts"] == 16
         assert result["pictures"] == 1
         assert not result["ran"]
 
