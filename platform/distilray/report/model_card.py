@@ -27,7 +27,7 @@ from distilray.report.sections.training_curves import loss_weights
 SAMPLE = """from transformers import pipeline
 
 fill = pipeline("fill-mask", model=MODEL_DIR)
-for candidate in fill("Paris is the [MASK] of France.", top_k=3):
+for candidate in fill("Paris is [MASK] of France", top_k=3):
     print(f"{candidate['score']:.3f} {candidate['sequence']}")"""
 _GLUE_HEAD = ("task", "score", "95% interval", "majority", "above", "kept", "kept above chance", *PUBLISHED, "remarks")
 
