@@ -1,4 +1,4 @@
-"""Fault tolerance of a search: a failing trial, a killed trial process, and a killed driver."""
+"""Fault tolerance of a search: a killed trial process and a killed driver. tests/tuning has trials that diverge."""
 
 import io
 from contextlib import redirect_stderr, redirect_stdout
@@ -19,9 +19,9 @@ from tuning.records import EVALUATION, RECORD_FILE, TrialRecord, read_evaluation
 
 pytestmark = pytest.mark.slow
 
-# The process of the first trial is killed, the second one diverges, and the driver is killed during the last one.
-RATES = [1e-3, 1e30, 3e-3]
-KILLED, DIVERGING, INTERRUPTED = range(3)
+# The process of the first trial is killed, and the driver is killed during the second one.
+RATES = [1e-3, 3e-3]
+KILLED, INTERRUPTED = range(2)
 EPOCHS = 12
 TRIAL = b"ray::ImplicitFunc"
 ASHA = {"time_attr": EVALUATION, "max_t": EPOCHS, "grace_period": 1, "reduction_factor": 3.0}
@@ -93,25 +93,24 @@ def rungs(run: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.smoke
-def test_the_search_finishes_and_its_winner_is_not_one_of_the_failed_trials(searched: SearchResult) -> None:
+def test_the_search_finishes_and_its_winner_is_not_the_failed_trial(searched: SearchResult) -> None:
     assert searched.code == 0, searched.out
     assert sorted(searched.records) == list(range(len(RATES)))
-    assert "3 trials (2 failed)" in searched.out
+    assert "2 trials (1 failed)" in searched.out
     best = yaml.safe_load((searched.run / "best.yaml").read_text())
     assert best["per_task"]["follows"]["learning_rate"] == RATES[INTERRUPTED]
 
 
 def test_a_failed_trial_records_its_reason(searched: SearchResult) -> None:
-    killed, diverging, interrupted = (searched.records[number] for number in (KILLED, DIVERGING, INTERRUPTED))
-    assert (killed.status, diverging.status) == ("failed", "failed")
+    killed, interrupted = (searched.records[number] for number in (KILLED, INTERRUPTED))
+    assert killed.status == "failed"
     assert "its process ended: Worker unexpectedly exits" in killed.reason
     assert len(killed.evaluations) >= 2
-    assert "gradient norm is" in diverging.reason
     assert interrupted.status in ("complete", "stopped")
 
 
 def test_finished_trials_are_not_trained_again_and_the_interrupted_one_resumes(searched: SearchResult) -> None:
-    assert len(searched.stamps) == 2
+    assert len(searched.stamps) == 1
     assert {file: file.stat().st_mtime_ns for file in searched.stamps} == searched.stamps
     # A repeated evaluation would have another duration.
     assert searched.journal[0] == searched.records[INTERRUPTED].evaluations[0]
@@ -122,4 +121,4 @@ def test_asha_restores_the_scores_of_its_rungs(searched: SearchResult) -> None:
     assert sum(map(len, searched.rungs)) > 1
     for before, now in zip(searched.rungs, after, strict=True):
         assert before.items() <= now.items()
-    assert len(after[-1]) == 2  # one score per trial that has any
+    assert len(after[-1]) == 2  # one score per trial
