@@ -15,12 +15,6 @@ def one_thread() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True)
-def wide_output(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the output so wide that no text of a table or plan is wrapped."""
-    monkeypatch.setenv("COLUMNS", "1000")
-
-
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small inputs of all shipped recipes."""
