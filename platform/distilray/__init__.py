@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distilray.stages import Run
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 _SHORT_NAMES = {"encode": "encode_corpus"}
 
 
