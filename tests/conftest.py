@@ -29,7 +29,6 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
     RAY_ENABLE_UV_RUN_RUNTIME_ENV="0",
     HF_HUB_OFFLINE="1",
-    COLUMNS="1000",  # no text of a table or plan is wrapped
 )
 for name in ("RAY_ADDRESS", "RAY_JOB_ID", "RAY_AUTH_TOKEN_PATH", "PYTHONDONTWRITEBYTECODE"):
     os.environ.pop(name, None)
@@ -84,6 +83,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def uses(item: pytest.Item, fixture: str) -> bool:
     """Return True if a test uses a fixture."""
     return fixture in getattr(item, "fixturenames", ())
+
+
+@pytest.fixture(autouse=True)
+def wide_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the output so wide that no text of a table or plan is wrapped."""
+    monkeypatch.setenv("COLUMNS", "1000")
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ class ChooseSettingsConfig(RayJobConfig):
         description="column of the text in tables; default: a usual name, or the column with the most text",
     )
     training_minutes: Positive | None = Field(
-        default=None, description="time to train teacher and student together; default: 5 on CPUs, 60 on GPUs"
+        default=None, description="time to train teacher and student together; default: 4 on CPUs, 60 on GPUs"
     )
     language: LanguageCode | None = Field(default=None, description="ISO 639 code; default: detected")
     num_gpus: int | None = Field(

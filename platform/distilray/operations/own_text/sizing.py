@@ -7,7 +7,7 @@ from typing import Any
 
 from distilray.models.flops import ModelSize, step_flops
 
-_CPU_MINUTES, _GPU_MINUTES = 5.0, 60.0
+_CPU_MINUTES, _GPU_MINUTES = 4.0, 60.0
 _TEACHER_SHARE = 0.6  # of the training time: a masked-LM head that is trained from scratch needs most of it
 _MASKED = 0.15
 _SPECIAL_TOKENS = 3
@@ -22,7 +22,7 @@ _GPU_MICRO_BATCH = 32
 # Durations apart from training, measured on two cores (docs/benchmarks.md).
 _TEXT_BYTES_PER_CORE_S, _ENCODED_TOKENS_PER_CORE_S = 1.2e6, 3e5
 _START_S, _EVALUATION_S, _SERVICE_S = 5.0, 20.0, 20.0
-_TRAINING_START_S = 35.0  # of the processes, and for the held-out scores and checkpoints
+_TRAINING_START_S = 55.0  # of the processes, and for the held-out scores and checkpoints
 _MB = 1e6
 
 
@@ -214,12 +214,11 @@ def _training_settings(
     settings["scaling"] = Setting(
         scaling, f"{hardware.gpus} x {hardware.name}" if on_gpu else "one worker with all cores"
     )
-    every = max(1, steps // 5)
     intervals = {
         "log_every_steps": max(1, steps // 50),
-        "evaluate_every_steps": every,
-        "checkpoint_every_steps": every,
+        "evaluate_every_steps": max(1, steps // 2),
+        "checkpoint_every_steps": max(1, steps // 5),
         "heldout_examples": 200,
     }
-    settings["intervals"] = Setting(intervals, "five evaluations and checkpoints")
+    settings["intervals"] = Setting(intervals, "two evaluations, five checkpoints")
     return settings

@@ -47,7 +47,8 @@ def test_the_settings_are_valid_recipes(name):
 def test_training_fills_the_time_if_there_is_enough_text(minutes):
     sizes = choose_sizes(*CASES["much text"], training_minutes=minutes)
     training = sum(sizes.seconds[stage] for stage in ("train_teacher", "distill"))
-    assert training == pytest.approx(60 * minutes, rel=0.1, abs=75)  # plus the start of two jobs
+    starts_and_scores = 2 * 55  # seconds
+    assert training - starts_and_scores == pytest.approx(60 * minutes, rel=0.1)
 
 
 def test_training_never_exceeds_five_epochs():
@@ -93,7 +94,7 @@ def test_without_adaptation_distillation_has_all_the_time():
     both, alone = choose_sizes(*CASES["much text"]), choose_sizes(*CASES["much text"], adapt_teacher=False)
     assert "train_teacher" not in {**alone.settings, **alone.seconds}
     trained = sum(both.seconds[stage] for stage in ("train_teacher", "distill"))
-    assert alone.seconds["distill"] == pytest.approx(trained, rel=0.15)
+    assert alone.seconds["distill"] == pytest.approx(trained, abs=75)  # less the start of one job
 
 
 def test_a_trained_head_is_adapted_with_a_lower_rate():
