@@ -24,6 +24,9 @@ RECIPE = "python -m jobs.{0} --recipe jobs/recipes/{0}/{1}.yaml"
 ELSEWHERE = {
     "make quickstart": "tests/pipeline/test_quickstart.py",
     "make mine": "tests/pipeline/test_mine.py",
+    "python -m jobs.run_pipeline jobs/pipelines/mine-without-adaptation.yaml": (
+        "tests/distilray/operations/own_text/test_choose_settings.py"
+    ),
     "make serve": "tests/security/test_local_service.py",
     "make glue-demo": "tests/jobs/test_run_pipeline.py",
     "make reproduction": "tests/jobs/test_run_pipeline.py",
