@@ -109,11 +109,12 @@ class Progress:
         return f"{self._done:,}/{self.total:,} {self.unit}" if self.total else f"{self._done:,} {self.unit}"
 
     def _speed(self, now: float) -> tuple[str, str]:
-        """Return rate and time left, if it is known. Rates below 0.1 per second are displayed per minute."""
-        rate = max(0, self._done - self._base) / max(now - self._started, 1e-9)
+        """Return rate and time left, once there is progress. Rates below 0.1 per second are displayed per minute."""
+        if self._done <= self._base:
+            return "", ""
+        rate = (self._done - self._base) / max(now - self._started, 1e-9)
         text = f"{rate:,.1f} {self.unit}/s" if rate >= 0.1 else f"{60 * rate:,.1f} {self.unit}/min"
-        has_end = self.total and rate > 0
-        return text, f"ETA {format_duration(((self.total or 0) - self._done) / rate)}" if has_end else ""
+        return text, f"ETA {format_duration((self.total - self._done) / rate)}" if self.total else ""
 
 
 def _progress_bar(stream: TextIO) -> ProgressBar:
