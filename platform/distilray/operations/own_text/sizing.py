@@ -216,8 +216,8 @@ def _training_settings(
     )
     intervals = {
         "log_every_steps": max(1, steps // 50),
-        "evaluate_every_steps": max(1, steps // 2),
-        "checkpoint_every_steps": max(1, steps // 5),
+        "evaluate_every_steps": math.ceil(steps / 2),
+        "checkpoint_every_steps": math.ceil(steps / 5),
         "heldout_examples": 200,
     }
     settings["intervals"] = Setting(intervals, "two evaluations, five checkpoints")
