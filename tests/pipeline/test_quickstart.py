@@ -155,7 +155,7 @@ def test_the_report_and_the_card_show_the_results_of_the_runs(quickstart):
     measured = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert measured["hit@10"] == scores["student"]["hit@10"]
     assert "97 documents, 17,969 sentences" in page
-    assert page.count("<svg") == 12
+    assert page.count("<svg") == 14
     assert "used a different" not in page
 
 
