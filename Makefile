@@ -39,12 +39,12 @@ quickstart: setup  ## run the whole pipeline on a sample: dump -> student -> HTT
 	@$(BIN)/python -m jobs.run_pipeline jobs/pipelines/quickstart.yaml
 
 serve: setup  ## serve the student of the quickstart at http://127.0.0.1:8000
-	@$(BIN)/python -m jobs.serve_fill_mask
+	@$(BIN)/python -m jobs.serve_fill_mask $(if $(PORT),port=$(PORT))
 
 mine: setup  ## distill a student for your own text and serve it: make mine TEXT=my-texts/ MODEL=hub:OWNER/NAME
 	@test -n "$(TEXT)" || { echo "make mine: name your text: make mine TEXT=my-texts/ [MODEL=hub:OWNER/NAME [ADAPT=no]]"; exit 2; }
 	@$(BIN)/python -m jobs.run_pipeline jobs/pipelines/mine$(if $(filter no false 0,$(ADAPT)),-without-adaptation).yaml text='$(TEXT)' $(if $(MODEL),model='$(MODEL)')
-	@$(BIN)/python -m jobs.serve_fill_mask app.model_dir=runs/mine/student
+	@$(BIN)/python -m jobs.serve_fill_mask app.model_dir=runs/mine/student $(if $(PORT),port=$(PORT))
 
 glue-demo: setup  ## search for fine-tuning settings on a small task in GLUE's format, offline (runs/glue-demo)
 	@$(BIN)/python -m jobs.run_pipeline jobs/pipelines/glue-demo.yaml

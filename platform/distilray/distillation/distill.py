@@ -2,6 +2,7 @@
 
 import functools
 import json
+import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -142,7 +143,8 @@ def _check_complete(stop: Stop | None, folder: RunFolder) -> None:
 
 
 def _summary(settings: LoopSettings, folder: RunFolder) -> str:
-    last = read_metrics(folder.path(METRICS_FILE))[-1]
+    rows = read_metrics(folder.path(METRICS_FILE))
+    last, rate = rows[-1], statistics.median(row["tokens_per_s"] for row in rows)
     terms = ", ".join(f"{name} {last[name]:.3f}" for name in ("loss", *LOSSES) if name in last)
     parts = [f"{settings.total_steps:,} steps, {terms}"]
     scores = read_metrics(folder.path(HELDOUT_FILE))
@@ -152,7 +154,7 @@ def _summary(settings: LoopSettings, folder: RunFolder) -> str:
         if "agreement" in latest:
             agreement = f"{latest['agreement']:.1%} of masked tokens (initially {first['agreement']:.1%})"
             parts.append(f"agrees with the teacher at {agreement}")
-    return ", ".join([*parts, f"{last['tokens_per_s']:,.0f} tokens/s"])
+    return ", ".join([*parts, f"{rate:,.0f} tokens/s"])
 
 
 def _update_progress(progress: Progress, row: Row) -> None:

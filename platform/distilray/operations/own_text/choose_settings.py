@@ -137,7 +137,7 @@ def describe(choice: Choice) -> dict[str, object]:
         if share >= 0.01
     )
     amount = f"{survey.text_bytes / 1e6:,.2f} MB in {survey.documents:,} documents, {work.text_tokens:,} tokens"
-    fit = f"{text.pieces_per_word:.1f} tokens per word, {text.unknown:.1%} unknown"
+    fit = f"{text.pieces_per_word:.1f} tokens per word or punctuation mark, {text.unknown:.1%} unknown"
     if text.pieces_per_word > _MANY_PIECES:
         fit += "; made for other text or another language: expect lower scores, or choose another model"
     device = f"{hardware.gpus} x {hardware.name}" if hardware.gpus else f"{hardware.cores} x {hardware.name}"
