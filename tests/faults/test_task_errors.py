@@ -56,7 +56,7 @@ class Stage:
         assert code == 2, lines
         assert not any("Traceback" in line for line in lines)
         own = [line for line in lines if line.startswith(f"{self.name}: ")]
-        (line,) = [line for line in own if not re.search(r"\d/[\d,]+ \S+ \(\d+%\)", line)]
+        (line,) = [line for line in own if not re.search(r"\d/[\d,]+ \S+ \(\d+%\)|: [\d,]+ rows\b", line)]
         return line
 
     def pieces(self) -> dict[str, int]:
