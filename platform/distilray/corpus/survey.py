@@ -154,7 +154,6 @@ def _files_by_kind(path: str) -> tuple[dict[str, list[str]], Counter[str]]:
 
 
 def _survey_kind(kind: str, path: str, files: Sequence[str], text_column: str | None) -> SurveyedSource:
-    files = [uri for uri in files if storage.file_size(uri)]
     sampled = files[:: max(1, len(files) // _FILES)][:_FILES]
     chosen = _CHOOSERS[kind](files, sampled, text_column)
     source = _SOURCE.validate_python({"kind": kind, "path": path, "name": kind, **chosen.values})
